@@ -1,0 +1,1 @@
+"""Data sets: from files and tables to dict samples and batches."""

@@ -1,0 +1,1 @@
+"""Shared parts which know neither models nor data sets."""
