@@ -51,6 +51,10 @@ class Checkpoint:
         missing: regular expressions of names that stay at their initial values when this checkpoint is loaded.
         ignored: regular expressions of (renamed) names that the file may hold and the model does not need.
         wrapper: the ``t4_wrapper`` entries which the checkpoint was trained with.
+        config: the key of the file that holds the configuration of the network, handed to the backbone's
+            ``use_config`` before the tensors are loaded; None when the file has none.
+        convert: state dict -> state dict, applied to the selected tensors before they are renamed.
+        otherwise: the layout to try when ``select`` finds no name in the file.
     """
 
     file: str
@@ -60,6 +64,9 @@ class Checkpoint:
     missing: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     wrapper: Mapping[str, object] = field(default_factory=lambda: NOTHING)
+    config: str | None = None
+    convert: Callable[[Mapping], Mapping] | None = None
+    otherwise: "Checkpoint | None" = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""Data only: where things are, and the tables and settings that the experiment scripts share.
+
+Folders come from the environment, so no path of a machine stands in the code:
+
+* ``DATASET_PATH``: the DESED + MAESTRO tree, ``base_path`` of the configs (default ``data/dcase24_task4``);
+* ``RESOURCES_PATH``: what ``download_resources.py`` fetches (default ``resources``).
+"""
+
+import os
+
+DATASET_PATH = os.environ.get("DATASET_PATH", "data/dcase24_task4")
+RESOURCES_PATH = os.environ.get("RESOURCES_PATH", "resources")
+PRETRAINED = f"{RESOURCES_PATH}/pretrained_models"
+DIRS_PATH = f"{RESOURCES_PATH}/dirs"
+
+RELEASE = "https://github.com/CPJKU/cpjku_dcase24/releases/download/files"
+TAGGING_RELEASE = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1"
+
+# name: (path below the resources folder, address); an archive unpacks into the folder that its path names
+RESOURCES = {
+    "pseudo-labels": ("pseudo-labels", f"{RELEASE}/pseudo-labels.zip"),
+    "dirs": ("dirs", f"{RELEASE}/dirs.zip"),
+    "exclude": ("exclude", f"{RELEASE}/exclude.zip"),
+    "external_strong_split": ("external_strong_split", f"{RELEASE}/external_strong_split.zip"),
+    "beats_as": ("pretrained_models/beats_as.pt", f"{RELEASE}/beats_as.pt"),
+    **{
+        name: (f"pretrained_models/{name}.ckpt", f"{RELEASE}/{name}.ckpt")
+        for name in (
+            "atst_as",
+            "atst_as_strong",
+            "atst_stage1",
+            "atst_stage2",
+            "passt_as_strong",
+            "passt_stage1",
+            "passt_stage2",
+            "beats_stage1",
+            "beats_stage2",
+        )
+    },
+}
+
+# Folders and tables of DESED + MAESTRO; {base_path} is filled in when a path is used.
+T4_PATHS = {
+    "synth_folder": "{base_path}/dcase_synth/audio/train/synthetic21_train/soundscapes_16k/",
+    "synth_folder_44k": "{base_path}/dcase_synth/audio/train/synthetic21_train/soundscapes/",
+    "synth_tsv": "{base_path}/dcase_synth/metadata/train/synthetic21_train/soundscapes.tsv",
+    "strong_folder": "{base_path}/audio/train/strong_label_real_16k/",
+    "strong_folder_44k": "{base_path}/audio/train/strong_label_real/",
+    "strong_tsv": "{base_path}/metadata/train/audioset_strong.tsv",
+    "external_strong_folder": "{base_path}/audio/external_strong_16k/",
+    "external_strong_train_tsv": "resources/external_strong_split/external_audioset_strong_train.tsv",
+    "external_strong_val_tsv": "resources/external_strong_split/external_audioset_strong_eval.tsv",
+    "external_strong_dur": "resources/external_strong_split/external_audioset_strong_dur.tsv",
+    "weak_folder": "{base_path}/audio/train/weak_16k/",
+    "weak_folder_44k": "{base_path}/audio/train/weak/",
+    "weak_tsv": "{base_path}/metadata/train/weak.tsv",
+    "unlabeled_folder": "{base_path}/audio/train/unlabel_in_domain_16k/",
+    "unlabeled_folder_44k": "{base_path}/audio/train/unlabel_in_domain/",
+    "synth_val_folder": "{base_path}/audio/validation/synthetic21_validation/soundscapes_16k/",
+    "synth_val_folder_44k": "{base_path}/dcase_synth/audio/validation/synthetic21_validation/soundscapes/",
+    "synth_val_tsv": "{base_path}/dcase_synth/metadata/validation/synthetic21_validation/soundscapes.tsv",
+    "synth_val_dur": "{base_path}/dcase_synth/metadata/validation/synthetic21_validation/durations.tsv",
+    "test_folder": "{base_path}/audio/validation/validation_16k/",
+    "test_folder_44k": "{base_path}/audio/validation/validation/",
+    "test_tsv": "{base_path}/metadata/validation/validation.tsv",
+    "test_dur": "{base_path}/metadata/validation/validation_durations.tsv",
+    "synth_maestro_train": "{base_path}/audio/maestro_synth_train_16k",
+    "synth_maestro_train_44k": "{base_path}/audio/maestro_synth_train",
+    "synth_maestro_tsv": "{base_path}/metadata/maestro_synth_train.tsv",
+    "real_maestro_train_folder": "{base_path}/audio/maestro_real_train_16k",
+    "real_maestro_train_folder_44k": "{base_path}/audio/maestro_real_train",
+    "real_maestro_train_tsv": "{base_path}/metadata/maestro_real_train.tsv",
+    "real_maestro_val_folder": "{base_path}/audio/maestro_real_validation_16k",
+    "real_maestro_val_folder_44k": "{base_path}/audio/maestro_real_validation",
+    "real_maestro_val_tsv": "{base_path}/metadata/maestro_real_validation.tsv",
+    "real_maestro_val_dur": "{base_path}/metadata/maestro_real_durations.tsv",
+    "pseudo_labels": "resources/pseudo-labels/{}.hdf5",
+    "strong_tsv_exclude": "resources/exclude/audioset_strong_exclude.tsv",
+    "weak_tsv_exclude": "resources/exclude/weak_exclude.tsv",
+    "unlabeled_tsv_exclude": "resources/exclude/unlabeled_exclude.tsv",
+}
+
+# Window lengths in frames, one per class: ten of DESED, then seventeen of MAESTRO.
+MEDIAN_WINDOW = [3, 9, 9, 5, 5, 5, 9, 7, 11, 9, 7, 3, 9, 13, 7, 1, 13, 3, 13, 7, 5, 5, 1, 13, 17, 13, 15]

@@ -1,0 +1,129 @@
+"""Trainer callbacks shared by the experiments: checkpoints that survive anything, and energy."""
+
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+
+from lightning.pytorch.callbacks import Callback
+
+log = logging.getLogger(__name__)
+
+
+class LastCheckpoint(Callback):
+    """Keeps ``last.ckpt`` fresh: every n optimizer steps, after every epoch, and when the run is told to stop.
+
+    A file is written under another name and renamed, so ``last.ckpt`` is whole at any moment. Ctrl-C and SIGTERM
+    are taken at the end of the running batch: between two batches the state is one that a run can go on from.
+
+    Args:
+        folder: where ``last.ckpt`` goes.
+        every_n_steps: optimizer steps between two saves; 0 saves after epochs only.
+    """
+
+    def __init__(self, folder, every_n_steps=500):
+        self.path = Path(folder) / "last.ckpt"
+        self.every_n_steps = every_n_steps
+        self._saved_at = -1
+        self._asked_to_stop = None
+        self._former = {}
+
+    def save(self, trainer):
+        """Writes the checkpoint; every rank must call it."""
+        temporary = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            os.replace(temporary, self.path)
+        self._saved_at = trainer.global_step
+
+    def on_fit_start(self, trainer, module):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._stop)
+
+    def _stop(self, number, frame):
+        if self._asked_to_stop is not None:  # the second time it is meant at once
+            raise KeyboardInterrupt
+        self._asked_to_stop = number
+        log.warning("stopping after this batch (once more to stop at once)")
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        stop = self._asked_to_stop is not None
+        if trainer.world_size > 1:  # a signal may reach one rank alone
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
+        if stop or (due and trainer.global_step != self._saved_at and trainer.global_step > 0):
+            self.save(trainer)
+        if stop:
+            log.warning("saved %s, go on with ckpt_path=last", self.path)
+            raise SystemExit(130 if self._asked_to_stop == signal.SIGINT else 143)
+
+    def on_train_epoch_end(self, trainer, module):
+        self.save(trainer)
+
+    def teardown(self, trainer, module, stage):
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}
+
+
+class Energy(Callback):
+    """Logs the energy of training and testing in kWh where it can be measured (codecarbon, else NVML).
+
+    The names are ``train/tot_energy_kWh`` and ``test/tot_energy_kWh``.
+    """
+
+    def __init__(self):
+        self._meter = None
+
+    def on_train_start(self, trainer, module):
+        self._meter = _meter()
+
+    def on_test_start(self, trainer, module):
+        self._meter = _meter()
+
+    def on_train_end(self, trainer, module):
+        self._log(trainer, "train/tot_energy_kWh")
+
+    def on_test_epoch_end(self, trainer, module):
+        self._log(trainer, "test/tot_energy_kWh")
+
+    def _log(self, trainer, name):
+        if self._meter is not None and trainer.is_global_zero:
+            value = self._meter()
+            for logger in trainer.loggers:
+                logger.log_metrics({name: value}, step=trainer.global_step)
+        self._meter = None
+
+
+def _meter():
+    """A function that tells the kWh used since this call, None where nothing measures."""
+    try:
+        from codecarbon import OfflineEmissionsTracker
+
+        tracker = OfflineEmissionsTracker(country_iso_code="AUT", log_level="error", save_to_file=False)
+        tracker.start()
+
+        def measured():
+            tracker.stop()
+            return float(tracker._total_energy.kWh)
+
+        return measured
+    except ImportError:
+        pass
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        millijoules = [pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles]
+
+        def measured():
+            now = [pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles]
+            return sum(after - before for after, before in zip(now, millijoules)) / 3.6e9
+
+        return measured if handles else None
+    except Exception as error:  # no driver, an old card: energy is a bonus
+        log.debug("no energy meter: %s", error)
+        return None

@@ -1,0 +1,169 @@
+"""Config sections read off signatures, and an experiment that explains mistakes in one line.
+
+A default stands in one place, the signature of what it configures; a script states only its deviations. The
+sections are sacred ingredients, so ``print_config``, ``-F DIR``, ``seed=`` and named configs work as sacred users
+know them.
+"""
+
+import difflib
+import inspect
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from sacred import SETTINGS, Experiment, Ingredient
+from sacred.config import load_config_file
+from sacred.utils import ConfigError, apply_backspaces_and_linefeeds, iterate_flattened
+
+# The default captures file descriptors, which takes the terminal away from progress bars.
+SETTINGS.CAPTURE_MODE = "sys"
+# Constructors such as Lightning's Trainer expect plain lists and dicts.
+SETTINGS.CONFIG.READ_ONLY_CONFIG = False
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def keyword_defaults(target) -> dict:
+    """Keyword arguments of a callable that have a default, in the order of the signature."""
+    parameters = inspect.signature(target).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+class Section(Ingredient):
+    """A config section whose entries are the keyword defaults of its targets.
+
+    Args:
+        name: the section's name on the command line.
+        *targets: callables (entries from their signatures; where two share a name the first default counts) or
+            dicts of entries.
+        **deviations: defaults in which the experiment differs from the signatures.
+
+    Raises:
+        TypeError: a deviation that no target takes.
+    """
+
+    def __init__(self, name, *targets, **deviations):
+        super().__init__(name)
+        self.targets = [target for target in targets if callable(target)]
+        self.entries = {}
+        for target in targets:
+            for key, value in (keyword_defaults(target) if callable(target) else dict(target)).items():
+                self.entries.setdefault(key, value)
+        stray = sorted(set(deviations) - set(self.entries))
+        if stray:
+            raise TypeError(f"section '{name}': no target takes {', '.join(stray)}")
+        self.entries.update(deviations)
+        self.add_config(_plain(self.entries))
+        self._read = self.capture(lambda _config: _plain(_config))
+
+    def __call__(self, *args, target=None, **extra):
+        """Calls a target (the first by default) with the entries that it takes; ``extra`` goes on top."""
+        target = target or self.targets[0]
+        accepted = keyword_defaults(target)
+        entries = {key: value for key, value in self.values().items() if key in accepted and key not in extra}
+        return target(*args, **entries, **extra)
+
+    def values(self) -> dict:
+        """The entries of the running experiment."""
+        return self._read()
+
+
+class Scripted(Experiment):
+    """An experiment whose config errors name the nearest known key and whose input errors are one line.
+
+    Only the process of rank zero observes, so a run on several devices leaves one record.
+    """
+
+    def __init__(self, name, sections):
+        # The caller's frame is the script: sacred looks for its source there.
+        super().__init__(name, ingredients=list(sections), save_git_info=False)
+        self.captured_out_filter = apply_backspaces_and_linefeeds
+        self.one_line_errors = False
+
+    def known_keys(self) -> set[str]:
+        """Dotted names of all config entries and their sections."""
+        keys = {"seed"}
+        for part in [self, *self.ingredients]:
+            for scope in part.configurations:
+                for key, _ in iterate_flattened(scope()):
+                    dotted = f"{part.path}.{key}" if part is not self else key
+                    steps = dotted.split(".")
+                    keys.update(".".join(steps[: end + 1]) for end in range(len(steps)))
+        return keys
+
+    def _create_run(self, command_name=None, config_updates=None, named_configs=(), *args, **kwargs):
+        updates = [config_updates or {}]
+        for name in named_configs:
+            if os.path.isfile(name):
+                updates.append(load_config_file(name))
+            elif name not in self.named_configs:
+                raise ConfigError(_unknown("named config", name, self.named_configs))
+        known = self.known_keys()
+        for update in updates:
+            for key, _ in iterate_flattened(update):
+                if key not in known:
+                    raise ConfigError(_unknown("config key", key, known))
+        return super()._create_run(command_name, config_updates, named_configs, *args, **kwargs)
+
+    def run_commandline(self, argv=None):
+        """As sacred's, but a mistake of the user ends with one line on stderr and exit status 1."""
+        if any(int(os.environ.get(name, 0)) > 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+            argv = _without_observers(sys.argv if argv is None else argv)
+        arguments = sys.argv if argv is None else argv
+        if "-d" in arguments or "--debug" in arguments:
+            return super().run_commandline(argv)
+        self.one_line_errors = True
+        try:
+            return super().run_commandline(argv)
+        except _Mistake as mistake:
+            print(f"error: {mistake}", file=sys.stderr)
+            sys.exit(1)
+        finally:
+            self.one_line_errors = False
+
+    def run(self, *args, **kwargs):
+        try:
+            return super().run(*args, **kwargs)
+        except (ConfigError, ValueError, FileNotFoundError) as error:
+            if self.one_line_errors and _is_ours(error):
+                raise _Mistake(str(error).splitlines()[0]) from error
+            raise
+
+
+class _Mistake(BaseException):
+    """Passes sacred's handler, which would print a stack trace above the one line that helps."""
+
+
+def _is_ours(error) -> bool:
+    """Whether our own code raised this, that is: whether its message was written for the user."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    path = Path(frame.filename).resolve()
+    return path.is_relative_to(REPOSITORY) and ".venv" not in path.parts
+
+
+def _unknown(kind, name, known) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
+    return f"unknown {kind} '{name}'" + (f", did you mean '{near[0]}'?" if near else "")
+
+
+def _without_observers(argv):
+    """The command line without ``-F DIR`` and its like."""
+    kept, skip = [], False
+    for argument in argv:
+        if skip:
+            skip = False
+        elif argument in ("-F", "-m", "-S", "-t", "--file_storage", "--mongo_db", "--sql", "--tiny_db"):
+            skip = True
+        elif not argument.startswith(("--file_storage=", "--mongo_db=", "--sql=", "--tiny_db=")):
+            kept.append(argument)
+    return kept
+
+
+def _plain(value):
+    """Lists and dicts of sacred's own types as built-in ones."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value

@@ -1,0 +1,115 @@
+"""Run folders, loggers and progress, none of which ever asks a question or needs an account."""
+
+import logging
+import netrc
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+def run_folder(root, project, name, resumed=None) -> Path:
+    """Folder of one run: ``<root>/<project>/<name>``, with a time stamp when the run has no name of its own.
+
+    Args:
+        root: ``trainer.default_root_dir``.
+        project: ``wandb.project``.
+        name: ``wandb.name``; None gives a time stamp. A name that is taken gets one as well, so that a second run
+            does not write over the first.
+        resumed: path of the checkpoint that the run continues from; its folder is used again.
+    """
+    if resumed is not None:
+        return Path(resumed).parent.parent
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path(root) / _safe(project) / (_safe(name) if name else stamp)
+    return folder.with_name(f"{folder.name}-{stamp}") if name and folder.exists() else folder
+
+
+def last_checkpoint(root, project, name=None) -> Path:
+    """The newest ``last.ckpt`` of the runs with that name, of all runs of the project without one.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folder = Path(root) / _safe(project)
+    pattern = f"{_safe(name)}*" if name else "*"
+    found = sorted(folder.glob(f"{pattern}/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(f"ckpt_path=last: no checkpoints/last.ckpt in {folder / pattern}; leave ckpt_path out")
+    return found[-1]
+
+
+def _safe(name) -> str:
+    return re.sub(r"[^\w.,=+-]+", "_", str(name))
+
+
+def logged_in(host="api.wandb.ai") -> bool:
+    """Whether wandb would reach its server without asking for a key."""
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return False
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def wandb_logger(folder, config, name=None, project="dcase23_task4", offline=False, tags=(), id=None):
+    """A wandb logger where the user is logged in or asks for an offline run, else None.
+
+    Args:
+        folder: run folder.
+        config: the whole config, stored with the run.
+        name, project, offline, tags, id: as in ``wandb.init``.
+    """
+    if not offline and not logged_in():
+        log.info("wandb: not logged in, metrics go to %s/metrics.csv alone", folder)
+        return None
+    from lightning.pytorch.loggers import WandbLogger
+
+    logger = WandbLogger(
+        name=name, project=project, offline=offline, tags=list(tags), id=id, save_dir=folder, config=config
+    )
+    logger.experiment.define_metric("trainer/global_step")
+    logger.experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return logger
+
+
+def loggers(folder, wandb=None) -> list:
+    """CSV always, wandb where there is one."""
+    from lightning.pytorch.loggers import CSVLogger
+
+    csv = CSVLogger(save_dir=folder, name=None, version="")
+    return [csv, wandb] if wandb else [csv]
+
+
+def progress_bar():
+    """Lightning's rich bar on a terminal, plain lines elsewhere."""
+    from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+
+    return RichProgressBar() if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=20)
+
+
+def quiet_libraries():
+    """Silences notes of libraries on matters that are settled here (a warning is for something a user can mend)."""
+    import warnings
+
+    for message in (
+        ".*pkg_resources is deprecated.*",
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*number of training batches .* is smaller than the logging interval.*",
+        ".*is not resumable.*",  # the batch sampler is told where to go on
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*Trying to infer the `batch_size`.*",
+        ".*in eval mode at the start of training.*",  # the frozen transformer
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*epoch parameter in `scheduler.step.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)

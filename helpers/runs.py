@@ -1,0 +1,136 @@
+"""Making a trainer from its config section, and the course of a run: fit, then test the best checkpoint."""
+
+import contextlib
+import logging
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.model_summary import ModelSummary
+
+from helpers.callbacks import Energy, LastCheckpoint
+from helpers.logger import progress_bar
+
+log = logging.getLogger(__name__)
+
+# Entries of the public `trainer` section beside those of Lightning's Trainer.
+TRAINER_EXTRAS = {
+    "weights_summary": "full",  # written to model_summary.txt; "top" lists the outermost modules alone, null nothing
+    "reload_dataloaders_every_epoch": True,  # start the workers anew every epoch; False keeps them
+    "last_every_n_steps": 500,  # optimizer steps between two saves of last.ckpt
+}
+
+
+def make_trainer(entries, folder, loggers, monitor=None, callbacks=()) -> L.Trainer:
+    """A Lightning trainer for the entries of a ``trainer`` section.
+
+    Args:
+        entries: arguments of ``L.Trainer`` and :data:`TRAINER_EXTRAS`.
+        folder: run folder; checkpoints go to ``<folder>/checkpoints``.
+        loggers: list of Lightning loggers.
+        monitor: (metric name, "max" or "min") of the best checkpoint.
+        callbacks: further callbacks.
+    """
+    entries = {**TRAINER_EXTRAS, **entries}
+    entries.pop("weights_summary")
+    entries.pop("reload_dataloaders_every_epoch")
+    every = entries.pop("last_every_n_steps")
+    checkpoints = Path(folder) / "checkpoints"
+    own = [LastCheckpoint(checkpoints, every), Energy(), *callbacks, *(entries.pop("callbacks") or ())]
+    if entries.get("enable_progress_bar") is not False:
+        own.append(progress_bar())
+    if monitor:
+        name, mode = monitor
+        own.append(ModelCheckpoint(checkpoints, filename="best", monitor=name, mode=mode, enable_version_counter=False))
+    if on_cpu(entries["accelerator"]) and str(entries["precision"]).startswith("16"):
+        log.info("precision: there is no 16-bit float arithmetic on a CPU, training in 32 bits")
+        entries["precision"] = "32-true"
+    entries.update(
+        logger=loggers,
+        callbacks=own,
+        default_root_dir=str(folder),
+        use_distributed_sampler=False,  # the loaders give every rank its own part
+        enable_model_summary=False,
+        log_every_n_steps=entries["log_every_n_steps"] or 10,
+    )
+    return L.Trainer(**entries)
+
+
+def on_cpu(accelerator) -> bool:
+    """Whether that ``trainer.accelerator`` means the CPU on this machine."""
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+
+
+def write_summary(module, folder, detail):
+    """Writes the parameter table of a module to ``<folder>/model_summary.txt``."""
+    if detail:
+        depth = {"full": -1, "top": 1}.get(detail)
+        if depth is None:
+            raise ValueError(f"trainer.weights_summary: 'full', 'top' or None expected, got {detail!r}")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "model_summary.txt").write_text(str(ModelSummary(module, max_depth=depth)) + "\n")
+
+
+def fit(trainer, module, loaders, ckpt_path=None):
+    """Trains; with ``ckpt_path`` goes on where that checkpoint was saved."""
+    trainer.fit(module, datamodule=loaders, ckpt_path=ckpt_path, weights_only=True)
+
+
+class Loaders(L.LightningDataModule):
+    """Loaders that know where in an epoch a run goes on.
+
+    Args:
+        train: callable (rank, world_size, epoch, start) -> DataLoader whose first batch is number ``start`` of that
+            epoch; its batch sampler follows ``set_epoch``.
+        validation, test: callables (rank, world_size) -> DataLoader over this rank's part.
+    """
+
+    def __init__(self, train=None, validation=None, test=None):
+        super().__init__()
+        self._make = {"train": train, "validation": validation, "test": test}
+        self._next = (0, 0)
+
+    def _ranks(self):
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def train_dataloader(self):
+        epoch, start = self._next
+        if self.trainer.current_epoch != epoch:
+            epoch, start = self.trainer.current_epoch, 0
+        return self._make["train"](*self._ranks(), epoch, start)
+
+    def val_dataloader(self):
+        return self._make["validation"](*self._ranks())
+
+    def test_dataloader(self):
+        return self._make["test"](*self._ranks())
+
+    def state_dict(self):
+        """(epoch, batch) that comes next. Whole batches only: checkpoints are written between two of them."""
+        loop = self.trainer.fit_loop
+        done = loop.epoch_loop.batch_progress.current.processed
+        if done >= self.trainer.num_training_batches:
+            return {"next": (loop.epoch_progress.current.ready, 0)}
+        return {"next": (self.trainer.current_epoch, done)}
+
+    def load_state_dict(self, state_dict):
+        self._next = tuple(state_dict["next"])
+
+
+def best_checkpoint(trainer) -> str | None:
+    """Path of the best checkpoint so far, None when nothing was validated."""
+    for callback in trainer.checkpoint_callbacks:
+        if callback.best_model_path and Path(callback.best_model_path).is_file():
+            return callback.best_model_path
+    return None
+
+
+@contextlib.contextmanager
+def quiet(trainer):
+    """Without the tables that Lightning prints after an evaluation: the run has its own, shorter one."""
+    loop, trainer.test_loop.verbose = trainer.test_loop.verbose, False
+    try:
+        yield
+    finally:
+        trainer.test_loop.verbose = loop

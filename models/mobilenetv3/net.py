@@ -1,0 +1,228 @@
+"""MobileNetV3 as a backbone of frame embeddings and as a tagger."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from models.mobilenetv3.blocks import (
+    AGGREGATIONS,
+    AXES,
+    STEM_CHANNELS,
+    AttentionPooling,
+    BlockPlan,
+    ConcurrentSqueezeExcitation,
+    ConvNorm,
+    InvertedResidual,
+    plan_blocks,
+    round_channels,
+    stage_strides,
+)
+from models.registry import Backbone, groups_by_depth
+
+# (frequency, time) of the fifteen blocks of the frame-wise networks: 128 bands become 1, time keeps a quarter.
+FRAME_STRIDES = tuple(zip((1, 2, 2, 1, 1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 2), (1, 2) + (1,) * 13))
+
+
+class MobileNet(Backbone):
+    """The convolutional part: from mel spectrogram to feature map.
+
+    Args:
+        plans: the inverted residual blocks.
+        se_dims: axes of squeeze-excitation, a selection of the letters ``c``, ``f``, ``t``, or ``"none"``.
+        se_agg: how several axes are merged: max, avg, add or min.
+        se_r: reduction of the squeeze-excitation bottleneck.
+        input_dim_f: mel bands, which fixes the size of ``f`` branches.
+        input_dim_t: mel frames, which fixes the size of ``t`` branches.
+        grad_checkpointing: recompute the blocks in the backward pass instead of storing their activations.
+
+    Raises:
+        ValueError: unknown ``se_dims`` or ``se_agg``.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[BlockPlan],
+        se_dims: str = "c",
+        se_agg: str = "max",
+        se_r: int = 4,
+        input_dim_f: int = 128,
+        input_dim_t: int = 1000,
+        grad_checkpointing: bool = False,
+    ):
+        super().__init__()
+        axes = "" if se_dims == "none" else se_dims
+        if len(set(axes)) != len(axes) or not set(axes) <= set(AXES) or not se_dims:
+            raise ValueError(f"se_dims is 'none' or a selection of the letters c, f, t, got '{se_dims}'")
+        if se_agg not in AGGREGATIONS:
+            raise ValueError(f"se_agg is one of {', '.join(AGGREGATIONS)}, got '{se_agg}'")
+        stem, last = plans[0].in_channels, plans[-1].out_channels
+        layers = [ConvNorm(1, stem, 3, stride=(2, 2), activation=nn.Hardswish)]
+        bands, frames = -(-input_dim_f // 2), -(-input_dim_t // 2)
+        for plan in plans:
+            bands, frames = (-(-size // stride) for size, stride in zip((bands, frames), plan.depthwise_stride))
+            squeeze = None
+            if plan.squeeze and axes:
+                sizes = {"c": plan.expanded, "f": bands, "t": frames}
+                squeeze = ConcurrentSqueezeExcitation(axes, sizes, se_agg, se_r)
+            layers.append(InvertedResidual(plan, squeeze))
+        self.embed_dim = 6 * last
+        layers.append(ConvNorm(last, self.embed_dim, activation=nn.Hardswish))
+        self.features = nn.Sequential(*layers)
+        self.grad_checkpointing = grad_checkpointing
+        self.apply(_initialise)
+
+    def feature_map(self, mel):
+        """[batch, 1, bands, frames] -> [batch, embed_dim, bands', frames'].
+
+        Raises:
+            ValueError: squeeze-excitation over frequency or time was built for another input size.
+        """
+        x = mel
+        for layer in self.features:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                contexts = lambda layer=layer: (nullcontext(), _keep_statistics(layer))  # noqa: E731
+                x = checkpoint(layer, x, use_reentrant=False, context_fn=contexts)
+            else:
+                x = layer(x)
+        return x
+
+    def forward(self, mel):
+        """[batch, 1, bands, frames] -> [batch, time, embed_dim]: the last feature map averaged over frequency."""
+        return self.feature_map(mel).mean(2).transpose(1, 2)
+
+    def layer_groups(self):
+        """First convolution, blocks and last convolution each make a group; a classifier is the last one."""
+        return groups_by_depth(self, r"\bfeatures\.(\d+)\.", r"\bclassifier\.")
+
+
+class MobileNetV3(MobileNet):
+    """A published "MN" network: frame embeddings by :meth:`forward`, clip logits and embedding by :meth:`tag`.
+
+    Args:
+        width_mult: factor of all channel counts; it has no default because a name decides it.
+        num_classes: size of the classifier.
+        strides: of blocks 2, 4, 7 and 13, the same on both axes.
+        head_type: ``mlp``, ``fully_convolutional`` or ``multihead_attention_pooling``.
+        multihead_attention_heads: heads of the last.
+        dropout: before the last linear layer of ``mlp``.
+        reduced_tail: halves the channels of the last stage.
+        dilated: the last stage has dilation 2 in place of its stride.
+        se_dims, se_agg, se_r, input_dim_f, input_dim_t, grad_checkpointing: see :class:`MobileNet`.
+
+    Raises:
+        ValueError: an option outside the values above.
+    """
+
+    def __init__(
+        self,
+        *,
+        width_mult: float,
+        num_classes: int = 527,
+        strides: Sequence[int] = (2, 2, 2, 2),
+        head_type: str = "mlp",
+        multihead_attention_heads: int = 4,
+        dropout: float = 0.2,
+        reduced_tail: bool = False,
+        dilated: bool = False,
+        se_dims: str = "c",
+        se_agg: str = "max",
+        se_r: int = 4,
+        input_dim_f: int = 128,
+        input_dim_t: int = 1000,
+        grad_checkpointing: bool = False,
+    ):
+        plans = plan_blocks(width_mult, stage_strides(strides), reduced_tail, dilated)
+        super().__init__(plans, se_dims, se_agg, se_r, input_dim_f, input_dim_t, grad_checkpointing)
+        hidden = round_channels((640 if reduced_tail else 1280) * width_mult)
+        self.classifier = _classifier(
+            head_type, self.embed_dim, hidden, num_classes, dropout, multihead_attention_heads
+        ).apply(_initialise)
+
+    def tag(self, mel):
+        """Clip-wise classification.
+
+        Args:
+            mel: [batch, 1, bands, frames].
+
+        Returns:
+            logits [batch, classes], before the sigmoid, and the embedding [batch, embed_dim]: the last feature map
+            averaged over frequency and time.
+        """
+        features = self.feature_map(mel)
+        return self.classifier(features), features.mean((2, 3))
+
+
+class FrameMobileNet(Backbone):
+    """The frame-wise variant of PretrainedSED (Schmid et al., 2025): no classifier, 40 ms frames at a hop of 10 ms.
+
+    Args:
+        width_mult: factor of all channel counts; it has no default because a name decides it.
+        grad_checkpointing: recompute the blocks in the backward pass instead of storing their activations.
+    """
+
+    def __init__(self, *, width_mult: float, grad_checkpointing: bool = False):
+        super().__init__()
+        self.frame_mn = MobileNet(plan_blocks(width_mult, FRAME_STRIDES), grad_checkpointing=grad_checkpointing)
+        self.embed_dim = self.frame_mn.embed_dim
+
+    @property
+    def grad_checkpointing(self):
+        return self.frame_mn.grad_checkpointing
+
+    @grad_checkpointing.setter
+    def grad_checkpointing(self, value):
+        self.frame_mn.grad_checkpointing = value
+
+    def forward(self, mel):
+        """[batch, 1, 128, frames] -> [batch, frames / 4, embed_dim].
+
+        Raises:
+            ValueError: the spectrogram has not 128 bands, which the strides reduce to one.
+        """
+        if mel.shape[2] != 128:
+            raise ValueError(f"frame-wise MobileNets take 128 mel bands, got {mel.shape[2]}")
+        return self.frame_mn(mel)
+
+    def layer_groups(self):
+        """First convolution, blocks and last convolution each make a group."""
+        return groups_by_depth(self, r"\bfeatures\.(\d+)\.", r"(?!)")
+
+
+def _classifier(head_type, in_channels, hidden, num_classes, dropout, attention_heads) -> nn.Module:
+    """[batch, channels, frequency, time] -> logits [batch, classes]; positions of the layers are checkpoint names."""
+    pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    if head_type == "mlp":
+        layers = nn.Linear(in_channels, hidden), nn.Hardswish(inplace=True), nn.Dropout(dropout)
+        return nn.Sequential(*pool, *layers, nn.Linear(hidden, num_classes))
+    if head_type == "fully_convolutional":
+        return nn.Sequential(nn.Conv2d(in_channels, num_classes, 1, bias=False), nn.BatchNorm2d(num_classes), *pool)
+    if head_type == "multihead_attention_pooling":
+        return AttentionPooling(in_channels, num_classes, attention_heads)
+    raise ValueError(
+        f"head_type is mlp, fully_convolutional or multihead_attention_pooling, got '{head_type}'"
+    )
+
+
+def _initialise(module: nn.Module):
+    """Initial values of the published training; batch norms have theirs from torch."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.01)
+        nn.init.zeros_(module.bias)
+
+
+@contextmanager
+def _keep_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norms inside normalise as before and update nothing: a recomputed forward pass must not count twice."""
+    norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d) and child.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
