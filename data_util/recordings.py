@@ -12,8 +12,9 @@ may have any rate, any number of channels (averaged) and any format that libsndf
 
 import difflib
 import hashlib
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,11 +22,14 @@ import numpy as np
 import soundfile
 import soxr
 
+from data_util.audio import AUDIO_SUFFIXES, decode, to_mono
+from data_util.errors import BadAudio, DataMissing
+
 EVENT_FOLDERS = ("events", "foreground")
 BACKGROUND_FOLDERS = ("backgrounds", "background")
 WHOLE_FILE_SECONDS = 30  # longer recordings are read piece by piece
 CROSSFADE_SECONDS = 0.05  # at the joints of a looped recording
-SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {".aif", ".oga", ".opus"}
+SUFFIXES = AUDIO_SUFFIXES | {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"}  # has no header
 
 
 def audio_files(folder: Path) -> list[Path]:
@@ -48,13 +52,6 @@ class Recordings:
     backgrounds: Sequence[Path]
     loop: Collection[str] | None = None
     trim_db: float | None = 50.0
-    _checked: bool = field(default=False, repr=False)
-
-    def __post_init__(self):
-        if not self._checked:
-            for path in {path for paths in (*self.files.values(), self.backgrounds) for path in paths}:
-                _header(path)
-            object.__setattr__(self, "_checked", True)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -65,25 +62,25 @@ class Recordings:
         """An isolated sound of at most `seconds`: a random part of a random recording, repeated when allowed.
 
         Returns:
-            [samples] float32 and the recording's path.
+            [samples] float32 and the recording's folder and name.
         """
         path = self.files[label][rng.integers(len(self.files[label]))]
         audio = read_part(path, seconds, sample_rate, rng, self.trim_db)
         samples = round(seconds * sample_rate)
         if len(audio) > samples or self.loop is None or label in self.loop:
             audio = fit_length(audio, samples, round(CROSSFADE_SECONDS * sample_rate), rng)
-        return audio, str(path)
+        return audio, f"{path.parent.name}/{path.name}"
 
     def background(self, seconds, sample_rate, rng):
         """A background of exactly `seconds` from a random recording, repeated when it is shorter.
 
         Returns:
-            [samples] float32 and the recording's path.
+            [samples] float32 and the recording's folder and name.
         """
         path = self.backgrounds[rng.integers(len(self.backgrounds))]
         audio = read_part(path, seconds, sample_rate, rng, None)
         audio = fit_length(audio, round(seconds * sample_rate), round(CROSSFADE_SECONDS * sample_rate), rng)
-        return audio, str(path)
+        return audio, f"{path.parent.name}/{path.name}"
 
     def split(self, share: float, rng: np.random.Generator) -> tuple["Recordings", "Recordings"]:
         """Two disjoint sets of recordings, the second with about `share` of every class and of the backgrounds.
@@ -117,12 +114,13 @@ def find_recordings(folder, backgrounds=None, labels: Sequence[str] | None = Non
         options: `loop` and `trim_db` of :class:`Recordings`.
 
     Raises:
-        FileNotFoundError: no such folder, no class folder, a class folder without audio, no backgrounds.
-        ValueError: unknown class or unreadable file.
+        DataMissing: no such folder, no class folder, a class folder without audio, no backgrounds.
+        BadAudio: a file's header cannot be read.
+        ValueError: unknown class.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder of isolated recordings at {folder}")
+        raise DataMissing(f"no folder of isolated recordings at {folder}")
     events = next((folder / name for name in EVENT_FOLDERS if (folder / name).is_dir()), folder)
     folders = {
         path.name: path
@@ -130,16 +128,18 @@ def find_recordings(folder, backgrounds=None, labels: Sequence[str] | None = Non
         if path.is_dir() and path.name not in BACKGROUND_FOLDERS and not path.name.startswith(".")
     }
     if not folders:
-        raise FileNotFoundError(f"{events} has no class folders (expected {events}/<class>/*.wav)")
+        raise DataMissing(f"{events} has no class folders (expected {events}/<class>/*.wav)")
     files = {label: _class_files(label, folders, events) for label in (folders if labels is None else labels)}
     places = [backgrounds] if backgrounds else [top / name for top in (folder, events.parent, folder.parent)
                                                 for name in BACKGROUND_FOLDERS]  # fmt: skip
     found = next((paths for place in places if Path(place).is_dir() and (paths := audio_files(Path(place)))), None)
     if found is None:
-        raise FileNotFoundError(f"no background recordings in {places[0]} (expected audio files there or below)")
+        raise DataMissing(f"no background recordings in {places[0]} (expected audio files there or below)")
     unknown = set(options.get("loop") or ()) - set(files)
     if unknown:
         raise ValueError(f"cannot loop '{sorted(unknown)[0]}': no such class (known: {', '.join(files)})")
+    for path in (path for paths in (*files.values(), found) for path in paths):
+        _seconds(path)
     return Recordings(files, found, **options)
 
 
@@ -151,18 +151,17 @@ def _class_files(label, folders, events):
         raise ValueError(f"no class '{label}' in {events}{hint} (known: {', '.join(folders)})")
     found = audio_files(folders[name])
     if not found:
-        raise FileNotFoundError(f"class folder {folders[name]} holds no audio file")
+        raise DataMissing(f"class folder {folders[name]} holds no audio file")
     return found
 
 
-def _header(path):
+def _seconds(path):
+    """Length by the header."""
     try:
-        info = soundfile.info(path)
+        return soundfile.info(path).duration
     except soundfile.SoundFileError as error:
-        raise ValueError(f"cannot read {path}: {error}") from None
-    if not info.frames:
-        raise ValueError(f"cannot read {path}: it holds no samples")
-    return info
+        reason = str(error).rpartition(": ")[2]
+        raise BadAudio(f"{path}: not readable as audio ({reason})") from None
 
 
 def _divide(paths, share, rng):
@@ -178,29 +177,32 @@ def read_part(path, seconds, sample_rate, rng, trim_db):
     """A recording as mono at `sample_rate`; of a long one only a random part of `seconds`.
 
     Raises:
-        ValueError: unreadable or silent; the message names the file.
+        BadAudio: not readable, or silent; the message names the file.
     """
-    info = _header(path)
-    length = info.frames / info.samplerate
-    if length <= WHOLE_FILE_SECONDS:
-        return _read(path, 0, -1, sample_rate, trim_db)
-    start = int(rng.uniform(0, max(0.0, length - seconds)) * info.samplerate)
-    return _read(path, start, int(np.ceil(seconds * info.samplerate)), sample_rate, trim_db)
+    if _seconds(path) <= WHOLE_FILE_SECONDS:
+        return _whole(path, sample_rate, trim_db)
+
+    def crop(total, rate):
+        samples = min(total, math.ceil(seconds * rate))
+        return int(rng.integers(total - samples + 1)), samples
+
+    return _prepare(path, *decode(path, crop), sample_rate)
 
 
 @lru_cache(maxsize=64)
-def _read(path, start, frames, sample_rate, trim_db):
-    try:
-        audio, rate = soundfile.read(path, frames=frames, start=start, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise ValueError(f"cannot read {path}: {error}") from None
-    audio = soxr.resample(audio.mean(axis=1), rate, sample_rate) if rate != sample_rate else audio.mean(axis=1)
+def _whole(path, sample_rate, trim_db):
+    audio = _prepare(path, *decode(path), sample_rate)
     if trim_db is not None:
         audio = trim_silence(audio, round(0.01 * sample_rate), trim_db)
-    if not np.isfinite(audio).all() or not np.any(audio):
-        raise ValueError(f"cannot use {path}: it is silent or holds values that are no numbers")
-    audio.flags.writeable = False  # shared by all callers through the cache
+    if not np.any(audio):
+        raise BadAudio(f"{path}: silent from beginning to end")
+    audio.flags.writeable = False  # the cache hands the same array to every caller
     return audio
+
+
+def _prepare(path, audio, rate, sample_rate):
+    audio = to_mono(path, audio)
+    return audio if rate == sample_rate else soxr.resample(audio, rate, sample_rate)
 
 
 def trim_silence(audio, frame, below_db):

@@ -99,7 +99,8 @@ def mix_labels(labels, m, label_type="soft"):
     Args:
         labels: [B, C, T] or [B, C].
         m: what the clips were mixed with.
-        label_type: ``soft`` mixes like the clips, ``hard`` keeps what is active in either.
+        label_type: ``soft`` mixes like the clips, ``hard`` adds, so that all that is active in either stays active; as
+            in the published code the soft labels of a clip that drew itself then count twice.
 
     Raises:
         ValueError: unknown label type.
@@ -107,7 +108,8 @@ def mix_labels(labels, m, label_type="soft"):
     if label_type == "soft":
         return mix(labels, m).clamp(0, 1)
     if label_type == "hard":
-        return _keep_loners(labels, (labels + labels[m.partner]).clamp(0, 1), m)
+        mixes = (m.weight < 1) | ~_alone(m)
+        return torch.where(_per_clip(mixes, labels, torch.bool), (labels + labels[m.partner]).clamp(0, 1), labels)
     raise ValueError(f"label_type: unknown '{label_type}' (known: soft, hard)")
 
 
@@ -136,15 +138,19 @@ def mix_style(x, m, eps=1e-6):
     return _keep_loners(x, (x - mean) / deviation * new_deviation + new_mean, m)
 
 
-def _per_clip(values, x):
-    """[B] values shaped to multiply ``x``."""
-    return values.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+def _per_clip(values, x, dtype=None):
+    """[B] values shaped to go with ``x``, of its type unless another is given."""
+    return values.to(dtype or x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _alone(m):
+    """[B] bool: clips that are their own partner."""
+    return m.partner == torch.arange(len(m.partner), device=m.partner.device)
 
 
 def _keep_loners(x, mixed, m):
     """``mixed``, but the very numbers of ``x`` where a clip is its own partner: ``w x + (1 - w) x`` rounds."""
-    alone = m.partner == torch.arange(len(m.partner), device=m.partner.device)
-    return torch.where(alone.reshape(-1, *[1] * (x.ndim - 1)), x, mixed)
+    return torch.where(_per_clip(_alone(m), x, torch.bool), x, mixed)
 
 
 # -- time -------------------------------------------------------------------------------------------------------------
@@ -216,7 +222,7 @@ def mask_frames(x, span, where):
     """Sets a span of the last axis to zero in the clips that ``where`` ([B] bool) selects."""
     frame = torch.arange(x.shape[-1], device=x.device)
     inside = (frame >= span.start) & (frame < span.stop)
-    return x.masked_fill(where.reshape(-1, *[1] * (x.ndim - 1)) & inside, 0)
+    return x.masked_fill(_per_clip(where, x, torch.bool) & inside, 0)
 
 
 # -- frequency and level ----------------------------------------------------------------------------------------------
@@ -320,7 +326,9 @@ def warp_frequency(x, crop):
 def _cubic_taps(crop, size):
     """Source positions and weights of cubic interpolation, each [B, size, 4]."""
     length = np.asarray(crop.length)[:, None, None]
-    position = np.arange(size)[None, :, None] * (length - 1) / max(size - 1, 1)
+    # single precision like torch's own interpolation: on steep spectra the rounding of positions shows
+    step = ((length - 1) / np.float32(max(size - 1, 1))).astype(np.float32)
+    position = np.arange(size, dtype=np.float32)[None, :, None] * step
     nearest = np.floor(position).astype(np.int64) + np.arange(-1, 3)
     distance = np.abs(position - nearest)
     a = -0.75  # the usual choice of image libraries

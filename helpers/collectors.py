@@ -8,7 +8,7 @@ import numpy as np
 
 from helpers.scores import Events, ScoreTable, clip_duration, clip_id, merge_events
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def as_array(values) -> np.ndarray:
@@ -88,7 +88,7 @@ class FrameScores(Collector):
         broken = ~np.isfinite(scores).all((1, 2))
         if broken.any():
             # A diverged model must not end its training with a stack trace of the metrics.
-            logger.warning("%d clips have scores that are no numbers, first '%s'", broken.sum(), clips[broken.argmax()])
+            log.warning("%d clips have scores that are no numbers, first '%s'", broken.sum(), clips[broken.argmax()])
             scores = np.nan_to_num(scores, nan=0.0, posinf=1.0, neginf=0.0)
         self.add(clips, scores)
 
@@ -194,7 +194,7 @@ class Reference:
         message = (name, tuple(match.missing))
         if match.missing and message not in self._reported:
             self._reported.add(message)
-            logger.warning(
+            log.warning(
                 "%s: no true event of %s in the %d evaluated clips, left out of the mean",
                 name, ", ".join(match.missing), len(match.clips),
             )  # fmt: skip

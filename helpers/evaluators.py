@@ -1,270 +1,313 @@
-"""Metrics as objects that yield names and values, and the sets of them that validation and test publish.
+"""The evaluators of validation and test, by role and source, and the names under which their values are published.
 
-All numbers come from sed_scores_eval [Ebbers et al., "Threshold-independent evaluation of sound event detection
-scores", ICASSP 2022]. A class without a true event in the evaluated clips is left out of the means, is nan in
-``per_class`` and named once in the log. An evaluator that has seen nothing it can evaluate yields nothing.
-
-DESED metrics leave out clips without events, as published; those named after psds_eval and sed_eval count them.
+DESED metrics leave out clips without events, as published; those named after psds_eval and sed_eval count them, as
+those libraries do. The MAESTRO test metrics leave them out, too, as published; MAESTRO validation keeps them and takes
+the real lengths of its clips, where the published one ended each clip with its last event.
 """
+# ruff: noqa: PT028 (test_evaluators is no test)
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from helpers.collectors import ClipLosses, ClipScores, Collector, FrameScores, Reference, as_array
-from helpers.scores import Events, clip_span, events_of_files, file_segment_scores, score_frame
-
-logger = logging.getLogger(__name__)
-
-# The two scenarios of DCASE task 4 since 2021.
-PSDS1 = {"dtc_threshold": 0.7, "gtc_threshold": 0.7, "alpha_st": 1.0}
-PSDS2 = {"dtc_threshold": 0.1, "gtc_threshold": 0.1, "cttc_threshold": 0.3, "alpha_ct": 0.5, "alpha_st": 1.0}
-COLLAR = {"onset_collar": 0.2, "offset_collar": 0.2, "offset_collar_rate": 0.2}
-INTERSECTION = {"dtc_threshold": 0.5, "gtc_threshold": 0.5}
+from helpers.metrics import PSDS1, PSDS2, Evaluator, EventF1, MeanLoss, PsdRoc, Psds, SegmentAuc, WeakF1
+from helpers.scores import Events
 
 
 @dataclass(frozen=True)
-class PsdRoc:
-    """Polyphonic sound detection ROC.
+class SumOf:
+    """A value that is the sum of others of the same role.
 
     Attributes:
-        value: the PSDS, the area below the curve.
-        efpr: effective false positives per hour; ``etpr`` at each of them, a staircase.
-        classes: label -> (false positive rates, true positive rates).
-        max_efpr: where the area ends.
+        name: what it is called.
+        parts: names of the summands.
+        role: the role it is taken from, and then the name has no role in it; None makes one of every role.
+        partial: whether summands may lack, as when no data for them is there.
     """
 
-    value: float
-    efpr: np.ndarray
-    etpr: np.ndarray
-    classes: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    max_efpr: float = 100.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Values by name, the same per class, and a curve where the metric has one."""
-
-    values: Mapping[str, float] = field(default_factory=dict)
-    classes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    curve: PsdRoc | None = None
-
-
-class Evaluator:
-    """A metric over what a collector has gathered.
-
-    Args:
-        collector: several evaluators may share one.
-    """
-
+    name: str
+    parts: tuple[str, ...]
+    role: str | None = None
+    partial: bool = False
     higher_is_better = True
 
-    def __init__(self, collector: Collector):
-        self.collector = collector
-        self._outcome = (-1, Outcome())
+    def compute(self, values: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+        """Name and value, nothing where summands lack."""
+        found = [values[part] for part in self.parts if part in values]
+        if found and (self.partial or len(found) == len(self.parts)):
+            yield self.name, float(sum(found))
+
+
+class SourceEvaluators:
+    """The evaluators of one source and role; what several of them collect is collected once."""
+
+    def __init__(self, evaluators: Sequence[Evaluator]):
+        self.evaluators = list(evaluators)
+        self.collectors = list({id(e.collector): e.collector for e in self.evaluators}.values())
+
+    def __iter__(self) -> Iterator[Evaluator]:
+        return iter(self.evaluators)
 
     def update(self, strong, weak, batch):
-        """Takes a batch, see :meth:`helpers.collectors.Collector.update`."""
-        self.collector.update(strong, weak, batch)
+        """Takes a batch of this source, see :meth:`helpers.collectors.Collector.update`."""
+        for collector in self.collectors:
+            collector.update(strong, weak, batch)
+
+
+class EvaluatorSet:
+    """Evaluators by role and source: ``evaluators["student"][source]``.
+
+    Args:
+        roles: role -> source number -> evaluators. An evaluator may stand under several sources of its role.
+        sums: values made of others.
+    """
+
+    def __init__(self, roles: Mapping[str, Mapping[int, Sequence[Evaluator]]], sums: Sequence[SumOf] = ()):
+        self.roles = {
+            role: {source: SourceEvaluators(evaluators) for source, evaluators in sources.items()}
+            for role, sources in roles.items()
+        }
+        self.sums = tuple(sums)
+
+    def __getitem__(self, role: str) -> Mapping[int, SourceEvaluators]:
+        return self.roles[role]
+
+    def update(self, role: str, strong, weak, batch):
+        """Hands every clip to the evaluators of its source; clips of other sources are passed over.
+
+        Args:
+            role: "student" or "teacher".
+            strong: [B, classes, frames] probabilities.
+            weak: [B, classes] probabilities.
+            batch: sample batch with ``source``, ``filename``, ``strong`` and ``weak``.
+        """
+        strong, weak, source = as_array(strong), as_array(weak), as_array(batch["source"])
+        labels = {key: as_array(batch[key]) for key in ("strong", "weak") if key in batch}
+        for number, evaluators in self.roles[role].items():
+            rows = np.flatnonzero(source == number)
+            if len(rows):
+                part = {key: values[rows] for key, values in labels.items()}
+                part["filename"] = [batch["filename"][row] for row in rows]
+                evaluators.update(strong[rows], weak[rows], part)
+
+    def publish(self, prefix: str) -> Iterator[tuple[str, float]]:
+        """All values as ``<prefix>/<role>/<name>``, then the sums."""
+        for role in self.roles:
+            values = {name: value for evaluator in self._unique(role) for name, value in evaluator.compute()}
+            for total in self.sums:
+                if total.role is None:
+                    values.update(total.compute(values))
+            yield from ((f"{prefix}/{role}/{name}", value) for name, value in values.items())
+            for total in self.sums:
+                if total.role == role:
+                    yield from ((f"{prefix}/{name}", value) for name, value in total.compute(values))
+
+    def per_class(self) -> dict[str, Mapping[str, float]]:
+        """``<role>/<name>`` -> label -> value, nan for classes without a true event."""
+        return {
+            f"{role}/{name}": values
+            for role in self.roles
+            for evaluator in self._unique(role)
+            for name, values in evaluator.per_class().items()
+        }
+
+    def curves(self) -> dict[str, PsdRoc]:
+        """``<role>/<name>`` -> PSD-ROC of the PSDS evaluators."""
+        outcomes = {
+            f"{role}/{e.name}": e.outcome() for role in self.roles for e in self._unique(role) if isinstance(e, Psds)
+        }
+        return {name: outcome.curve for name, outcome in outcomes.items() if outcome.curve is not None}
 
     def reset(self):
         """Forgets all clips."""
-        self.collector.reset()
+        for collector in self._collectors():
+            collector.reset()
 
-    def outcome(self) -> Outcome:
-        """Everything the metric has to say about the clips so far; computed once."""
-        if self._outcome[0] != self.collector.revision:
-            self._outcome = (self.collector.revision, self.evaluate() if self.collector.rows else Outcome())
-        return self._outcome[1]
+    def state(self) -> list:
+        """All that is collected, in a form that can be pickled and sent to another process."""
+        return [collector.state() for collector in self._collectors()]
 
-    def compute(self) -> Iterator[tuple[str, float]]:
-        """Names and values."""
-        yield from self.outcome().values.items()
+    def merge(self, states: Iterable[list]):
+        """Adds what equal sets in other processes have collected; a clip seen by several counts once."""
+        for state in states:
+            for collector, collected in zip(self._collectors(), state, strict=True):
+                collector.merge([collected])
 
-    def per_class(self) -> Mapping[str, Mapping[str, float]]:
-        """Name -> label -> value, nan for classes without a true event."""
-        return self.outcome().classes
+    def _unique(self, role: str) -> list[Evaluator]:
+        return list({id(e): e for evaluators in self.roles[role].values() for e in evaluators}.values())
 
-    def evaluate(self) -> Outcome:
-        """The outcome for the collected clips, of which there is at least one."""
-        raise NotImplementedError
+    def _collectors(self) -> list[Collector]:
+        evaluators = (e for role in self.roles for e in self._unique(role))
+        return list({id(e.collector): e.collector for e in evaluators}.values())
 
 
-class EventMetric(Evaluator):
-    """A metric that compares frame scores with true events.
+@dataclass(frozen=True)
+class Setting:
+    """What the evaluators of validation and test are told alike.
 
-    Args:
-        scores: the collected scores.
-        reference: the true events.
-        name: what the value is called.
-        num_jobs: processes.
+    Attributes:
+        labels: the classes of the predictions.
+        timestamps: [frames + 1] frame boundaries of the predictions in seconds.
+        desed_labels: the classes evaluated on DESED.
+        maestro_labels: the classes evaluated on MAESTRO.
+        median_window: median filter lengths in frames, one per class; None filters nothing.
+        thresholds: of the F1 scores.
+        roles: the networks evaluated side by side.
+        num_jobs: processes of a metric.
     """
 
-    def __init__(self, scores: FrameScores, reference: Reference, name: str, num_jobs: int = 1):
-        super().__init__(scores)
-        self.reference, self.name, self.num_jobs = reference, name, num_jobs
+    labels: Sequence[str]
+    timestamps: Sequence[float]
+    desed_labels: Sequence[str]
+    maestro_labels: Sequence[str]
+    median_window: Sequence[int] | None = None
+    thresholds: Sequence[float] = (0.5,)
+    roles: Sequence[str] = ("student", "teacher")
+    num_jobs: int = 1
 
-    def evaluate(self):
-        table = self.collector.table()
-        match = self.reference.match(table.clips)
-        if not match.labels:
-            return Outcome()
-        self.reference.report(self.name, match)
-        return self.compare(table.select(match.clips, match.labels), match)
+    def scores(self) -> FrameScores:
+        """A collector of frame scores."""
+        return FrameScores(self.labels, self.timestamps, self.median_window)
 
-    def compare(self, table, match) -> Outcome:
-        """The outcome for clips and classes that have events."""
-        raise NotImplementedError
+    def desed(self, name: str, events: Events, durations: Mapping[str, float]) -> Reference:
+        """Reference of a DESED set."""
+        absent = sorted(set(events) - set(durations))
+        if absent:
+            raise ValueError(f"durations of '{name}' lack {len(absent)} clips of its ground truth, first '{absent[0]}'")
+        return Reference(events, durations, tuple(self.desed_labels))
 
-    def all_classes(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Values of all classes in the order of the reference."""
-        return {label: float(values.get(label, np.nan)) for label in self.reference.labels}
-
-
-class Psds(EventMetric):
-    """Polyphonic sound detection score [Bilen et al., ICASSP 2020].
-
-    Args:
-        criteria: intersection thresholds and penalties, :data:`PSDS1` or :data:`PSDS2`.
-        operating_points: thresholds at which the system is run; None takes every threshold there is.
-        max_efpr: effective false positives per hour at which the area ends.
-    """
-
-    def __init__(
-        self, scores, reference, name, criteria=PSDS1, operating_points=None, max_efpr: float = 100.0, num_jobs=1
-    ):
-        super().__init__(scores, reference, name, num_jobs)
-        self.criteria, self.operating_points, self.max_efpr = dict(criteria), operating_points, max_efpr
-
-    def compare(self, table, match):
-        from sed_scores_eval import intersection_based
-
-        if self.operating_points is not None:
-            table = table.quantise(self.operating_points)
-        value, classes, (etpr, efpr), curves = intersection_based.psds(
-            table.data_frames(), match.events, match.durations,
-            **self.criteria, max_efpr=self.max_efpr, num_jobs=self.num_jobs,
-        )  # fmt: skip
-        curve = PsdRoc(float(value), efpr, etpr, {label: (c[1], c[0]) for label, c in curves.items()}, self.max_efpr)
-        return Outcome({self.name: float(value)}, {self.name: self.all_classes(classes)}, curve)
+    def event_f1(self, scores: FrameScores, reference: Reference, suffix: str) -> list[EventF1]:
+        """Intersection and collar F1 at every threshold."""
+        return [
+            EventF1(scores, reference, at(f"{criterion}_f1_macro", t) + suffix, criterion, t, num_jobs=self.num_jobs)
+            for t in self.thresholds
+            for criterion in ("intersection", "collar")
+        ]
 
 
-class EventF1(EventMetric):
-    """Macro F1 of the events above one threshold.
+def at(name: str, threshold: float) -> str:
+    """A name with its threshold as in the public names: 0.5 is thres05."""
+    return f"{name}_thres{threshold:g}".replace(".", "")
+
+
+def validation_evaluators(
+    ground_truths: Mapping[str, Events],
+    durations: Mapping[str, Mapping[str, float]],
+    sources: Mapping[str, int],
+    setting: Setting,
+    maestro_as_published: bool = False,
+) -> EvaluatorSet:
+    """Evaluators of the four validation sets; a set that ``sources`` lacks is left out.
 
     Args:
-        criterion: when an event is found: "collar" (onset and offset within 200 ms, the offset within 20 % of a long
-            event [Mesaros et al., 2016]) or "intersection" (half of each is covered).
-        threshold: strictly above it is a detection.
-        skip_missed: classes of which nothing is found leave the mean instead of counting as 0, as in psds_eval.
+        ground_truths: "synth", "real" (external strong), "maestro" -> events by clip.
+        durations: "synth", "real" -> seconds by clip; "maestro" -> seconds by clip or file, and where neither is
+            listed a clip is as long as its name says.
+        sources: "synth", "real", "weak", "maestro" -> number in ``batch["source"]``.
+        setting: classes, frames, thresholds.
+        maestro_as_published: a MAESTRO clip ends with its last event, and clips without events are left out.
+
+    Raises:
+        ValueError: a clip of a DESED ground truth has no duration.
     """
-
-    def __init__(
-        self, scores, reference, name, criterion="collar", threshold: float = 0.5, skip_missed=False, num_jobs=1
-    ):
-        super().__init__(scores, reference, name, num_jobs)
-        self.criterion, self.threshold, self.skip_missed = criterion, threshold, skip_missed
-
-    def compare(self, table, match):
-        from sed_scores_eval import collar_based, intersection_based
-
-        collar = self.criterion == "collar"
-        fscore = collar_based.fscore if collar else intersection_based.fscore
-        # Two levels, detected or not, spare the library all other thresholds.
-        frames = table.quantise([self.threshold]).data_frames()
-        criteria = COLLAR if collar else INTERSECTION
-        scores = fscore(frames, match.events, threshold=0.5, **criteria, num_jobs=self.num_jobs)[0]
-        classes = {label: float(scores[label]) for label in match.labels}
-        counted = [value for value in classes.values() if value > 0 or not self.skip_missed]
-        return Outcome(
-            {self.name: float(np.mean(counted)) if counted else 0.0}, {self.name: self.all_classes(classes)}
+    references = {
+        name: setting.desed(name, ground_truths[name], durations[name]) for name in ("synth", "real") if name in sources
+    }
+    if "maestro" in sources:
+        references["maestro"] = _maestro_validation(
+            ground_truths["maestro"], durations.get("maestro", {}), setting.maestro_labels, maestro_as_published
         )
 
+    def of_role():
+        # The published loss_strong is one mean over synthetic and MAESTRO clips.
+        loss, real_loss = (MeanLoss(ClipLosses("strong"), name) for name in ("loss_strong", "loss_real_strong"))
+        by_source = {}
+        for name, reference in references.items():
+            scores, suffix = setting.scores(), "_real" if name == "real" else ""
+            evaluators = by_source[sources[name]] = [real_loss if name == "real" else loss]
+            if name == "maestro":
+                evaluators.append(SegmentAuc(scores, reference, num_jobs=setting.num_jobs))
+            else:
+                evaluators.append(Psds(scores, reference, "psds1" + suffix, PSDS1, num_jobs=setting.num_jobs))
+                evaluators += setting.event_f1(scores, reference, suffix)
+        if "weak" in sources:
+            clips = ClipScores()
+            f1 = [WeakF1(clips, setting.labels, at("weak_f1_macro", t), t) for t in setting.thresholds]
+            by_source[sources["weak"]] = [MeanLoss(ClipLosses("weak"), "loss_weak"), *f1]
+        return by_source
 
-class SegmentAuc(EventMetric):
-    """Segment-based area below the ROC, partial area, and best F1, macro-averaged over classes.
-
-    Values: ``segment_f1_macro_thresopt`` (the best threshold of each class), ``segment_mauc``, ``segment_mpauc`` (false
-    positive rate up to ``max_fpr``).
-
-    Args:
-        name: suffix of the names.
-        per_file: average the scores of overlapping clips in segments of their file and evaluate files, instead of the
-            largest frame score of each segment of each clip.
-        segment_length: seconds.
-    """
-
-    def __init__(
-        self, scores, reference, name="", per_file=False, segment_length: float = 1.0, max_fpr: float = 0.1, num_jobs=1
-    ):
-        super().__init__(scores, reference, name, num_jobs)
-        self.per_file, self.segment_length, self.max_fpr = per_file, segment_length, max_fpr
-
-    def compare(self, table, match):
-        from sed_scores_eval import segment_based
-
-        if self.per_file:
-            frames, events, durations = self._files(table, match)
-        else:
-            frames, events, durations = table.data_frames(), match.events, match.durations
-        length = {"segment_length": self.segment_length}
-        deltas = segment_based.intermediate_statistics_deltas(
-            frames, events, durations, **length, num_jobs=self.num_jobs
-        )
-        given = {"scores": None, "ground_truth": events, "audio_durations": durations, "deltas": deltas, **length}
-        with np.errstate(divide="ignore", invalid="ignore"):  # no false alarm is possible in a class that never ends
-            by_name = {
-                "segment_f1_macro_thresopt": segment_based.best_fscore(**given)[0],
-                "segment_mauc": segment_based.auroc(**given)[0],
-                "segment_mpauc": segment_based.auroc(**given, max_fpr=self.max_fpr)[0],
-            }
-        classes = {name: {label: by_name[name][label] for label in table.labels} for name in by_name}
-        means = {name: [value for value in values.values() if np.isfinite(value)] for name, values in classes.items()}
-        return Outcome(
-            {name + self.name: float(np.mean(values)) for name, values in means.items() if values},
-            {name + self.name: self.all_classes(values) for name, values in classes.items()},
-        )
-
-    def _files(self, table, match):
-        durations = {}
-        for clip in match.clips:
-            file, _, end = clip_span(clip)
-            durations[file] = float(self.reference.durations.get(file, max(end, durations.get(file, 0.0))))
-        segments = file_segment_scores(table, durations, self.segment_length)
-        frames = {file: score_frame(*scores, table.labels) for file, scores in segments.items()}
-        return frames, events_of_files(match.events), durations
+    parts = ("segment_mpauc", "psds1", "psds1_real")
+    objective = SumOf("obj_metric", parts, role=setting.roles[0], partial=True)
+    return EvaluatorSet({role: of_role() for role in setting.roles}, [objective])
 
 
-class WeakF1(Evaluator):
-    """Macro F1 of clip labels; a class that is neither true nor predicted anywhere is left out of the mean.
+def _maestro_validation(events, durations, labels, as_published) -> Reference:
+    if not as_published:
+        return Reference(events, durations, tuple(labels), event_free="all")
+    events = {clip: [event for event in clip_events if event[2] in set(labels)] for clip, clip_events in events.items()}
+    ends = {clip: max(offset for _, offset, _ in clip_events) for clip, clip_events in events.items() if clip_events}
+    return Reference(events, ends, tuple(labels))
+
+
+def test_evaluators(
+    ground_truths: Mapping[str, Events],
+    durations: Mapping[str, Mapping[str, float]],
+    sources: Mapping[str, int],
+    setting: Setting,
+    operating_points: int = 50,
+) -> EvaluatorSet:
+    """Evaluators of the test sets; a set that ``sources`` lacks is left out.
 
     Args:
-        threshold: strictly above it is a detection.
+        ground_truths: "devtest", "maestro" -> events by clip.
+        durations: "devtest" -> seconds by clip, "maestro" -> seconds by file.
+        sources: "devtest", "maestro", "real" -> number in ``batch["source"]``; "real" enters the loss alone.
+        setting: classes, frames, thresholds.
+        operating_points: number of thresholds of the ``*_psds_eval`` scores: 0.01, 0.03, ..., 0.99 for 50.
+
+    Raises:
+        ValueError: a clip of a DESED ground truth has no duration.
     """
+    references = {}
+    if "devtest" in sources:
+        references["devtest"] = setting.desed("devtest", ground_truths["devtest"], durations["devtest"])
+    if "maestro" in sources:
+        references["maestro"] = Reference(ground_truths["maestro"], durations["maestro"], tuple(setting.maestro_labels))
+    points = (np.arange(operating_points) + 0.5) / operating_points
 
-    def __init__(self, scores: ClipScores, labels: Sequence[str], name: str, threshold: float = 0.5):
-        super().__init__(scores)
-        self.labels, self.name, self.threshold = labels, name, threshold
+    def of_role():
+        loss = MeanLoss(ClipLosses("strong"), "loss_strong")
+        by_source = {number: [loss] for number in sources.values()}
+        for name, reference in references.items():
+            evaluators = (
+                _devtest(setting, reference, points) if name == "devtest" else _maestro_test(setting, reference)
+            )
+            by_source[sources[name]] += evaluators
+        return by_source
 
-    def evaluate(self):
-        _, (predicted, true) = self.collector.stacked()
-        predicted, true = predicted > self.threshold, true > 0.5
-        hits, involved = (predicted & true).sum(0), predicted.sum(0) + true.sum(0)
-        f1 = np.where(involved > 0, 2 * hits / np.maximum(involved, 1), np.nan)
-        classes = dict(zip(self.labels, f1.tolist()))
-        return Outcome({self.name: float(np.nanmean(f1))} if (involved > 0).any() else {}, {self.name: classes})
+    rank = SumOf("rank_score", ("psds1_sed_scores_eval", "segment_mpauc_sed_scores_eval"))
+    return EvaluatorSet({role: of_role() for role in setting.roles}, [rank])
 
 
-class MeanLoss(Evaluator):
-    """Mean over clips of a loss."""
+test_evaluators.__test__ = False  # pytest would take the name for that of a test
 
-    higher_is_better = False
 
-    def __init__(self, losses: ClipLosses, name: str):
-        super().__init__(losses)
-        self.name = name
+def _maestro_test(setting, reference) -> list[Evaluator]:
+    return [SegmentAuc(setting.scores(), reference, "_sed_scores_eval", per_file=True, num_jobs=setting.num_jobs)]
 
-    def evaluate(self):
-        return Outcome({self.name: float(np.mean(self.collector.stacked()[1][0]))})
+
+def _devtest(setting, reference, points) -> list[Evaluator]:
+    scores, jobs = setting.scores(), setting.num_jobs
+    listed = replace(reference, event_free="listed")
+    evaluators = setting.event_f1(scores, reference, "_sed_scores_eval")
+    for name, criteria in (("psds1", PSDS1), ("psds2", PSDS2)):
+        evaluators.append(Psds(scores, listed, f"{name}_psds_eval", criteria, points, num_jobs=jobs))
+        evaluators.append(Psds(scores, reference, f"{name}_sed_scores_eval", criteria, num_jobs=jobs))
+    for t in setting.thresholds:
+        name = at("intersection_f1_macro", t) + "_psds_eval"
+        evaluators.append(EventF1(scores, listed, name, "intersection", t, skip_missed=True, num_jobs=jobs))
+        name = at("collar_f1_macro", t) + "_sed_eval"
+        evaluators.append(EventF1(scores, listed, name, "collar", t, num_jobs=jobs))
+    return evaluators

@@ -55,7 +55,7 @@ class CNN(nn.Module):
         for entry, values in per_block.items():
             if len(values) != len(nb_filters):
                 raise ValueError(
-                    f"t4_wrapper.{entry}: {len(values)} entries, expected {len(nb_filters)}, one per block of nb_filters"
+                    f"t4_wrapper.{entry}: {len(values)} entries, expected {len(nb_filters)}, as many as nb_filters"
                 )
         self.cnn = nn.Sequential()
         for i, channels in enumerate(nb_filters):
@@ -69,6 +69,18 @@ class CNN(nn.Module):
 
     def forward(self, x):
         return self.cnn(x)
+
+    def output_size(self, time, bands):
+        """(time, bands) that come out of an input of that size; 0 or less where it is too small."""
+        size = [time, bands]
+        for layer in self.cnn:
+            if isinstance(layer, nn.Conv2d):
+                for axis in (0, 1):
+                    padded = size[axis] + 2 * layer.padding[axis]
+                    size[axis] = (padded - layer.kernel_size[axis]) // layer.stride[axis] + 1
+            elif isinstance(layer, nn.AvgPool2d):
+                size = [length // kernel for length, kernel in zip(size, layer.kernel_size)]
+        return tuple(size)
 
 
 class Task4CRNN(nn.Module):
@@ -174,13 +186,14 @@ class Task4CRNN(nn.Module):
         Returns:
             [batch, T, 2 * n_RNN_cell]; T is what the poolings leave of ``frames``, 156 of 626.
         """
-        features = self.cnn(x.transpose(2, 3))
-        if features.shape[3] != 1:
+        frames, bands = self.cnn.output_size(x.shape[3], x.shape[2])
+        if bands != 1 or frames < 1:
             raise ValueError(
-                f"t4_wrapper.pooling leaves {features.shape[3]} bands of {x.shape[2]} mel bands, expected 1 band"
+                f"t4_wrapper.pooling leaves {bands} bands and {frames} frames of {x.shape[2]} mel bands and "
+                f"{x.shape[3]} frames, expected 1 band and at least 1 frame"
             )
-        features = features.squeeze(3).transpose(1, 2)
-        tokens = self._to_length(tokens, features.shape[1])
+        features = self.cnn(x.transpose(2, 3)).squeeze(3).transpose(1, 2)
+        tokens = self._to_length(tokens, frames)
         if self.training and self.dropstep[1] > 0:
             features, tokens = drop_steps(features, *self.dropstep), drop_steps(tokens, *self.dropstep)
         joined = self.cat_tf(self.dropout(torch.cat((features, tokens), dim=2)))

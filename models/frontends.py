@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from torch import nn
 from torchaudio.transforms import MelSpectrogram, Resample
 
-from models.kaldi import MelDraw, draw_ranges, kaldi_mel_bank, mask, require
+from models.spectrum import (
+    MelDraw,
+    draw_ranges,
+    kaldi_mel_bank,
+    mask,
+    mel_spectrogram,
+    power_spectrum,
+    require,
+    squared_magnitude,
+)
 
 SYMMETRIC_WINDOW = {"periodic": False}
 WINDOWS = ("hamming_window", "hann_window", "blackman_window", "bartlett_window", "kaiser_window")
@@ -147,7 +156,7 @@ class CrnnMel(FrontEnd):
         self.min_samples = max(1, frame - 2 * pad)
 
     def features(self, waveform, rng=None):
-        return self.mel_scale(self.spectrogram(waveform))[:, None]
+        return mel_spectrogram(waveform, self.spectrogram, self.mel_scale)[:, None]
 
 
 def amplitude_to_db(x):
@@ -213,7 +222,8 @@ class AtstMel(FrontEnd):
         )
 
     def features(self, waveform, rng=None):
-        level = 10 * torch.log10(self.mel_transform(waveform).clamp(min=1e-10))
+        mel = mel_spectrogram(waveform, self.mel_transform.spectrogram, self.mel_transform.mel_scale)
+        level = 10 * mel.clamp(min=1e-10).log10()
         loudest = level.amax((1, 2), keepdim=True) if self.per_clip_range else level.amax()
         level = torch.maximum(level, loudest - self.RANGE).clamp(-50, 80)
         return (2 * (level - self.LOW) / (self.HIGH - self.LOW) - 1)[:, None]
@@ -297,8 +307,7 @@ class KaldiMel(FrontEnd):
 
     def features(self, waveform, rng=None):
         power = self.power(waveform)
-        batch, _, frames = power.shape
-        return self.log_mel(power, self.draw(rng, batch, frames))[:, None]
+        return self.log_mel(power, self.draw(rng, *power.shape[:2]))[:, None]
 
     def draw(self, rng, batch, frames):
         """Band edges (one pair per call) and masks (one per clip); those of evaluation without ``rng``."""
@@ -310,29 +319,18 @@ class KaldiMel(FrontEnd):
         return MelDraw(fmin, fmax, bands, draw_ranges(rng, batch, frames, self.timem))
 
     def power(self, waveform):
-        """Power spectrogram [batch, n_fft // 2 + 1, frames] of [batch, samples]."""
+        """Power spectrogram [batch, frames, n_fft // 2 + 1] of [batch, samples]."""
         if self.preamp:
             waveform = waveform[:, 1:] - 0.97 * waveform[:, :-1]
-        window = self.window.to(waveform.dtype)
-        if self.padding == "same":
-            margin = (len(window) - self.hopsize) // 2
-            waveform = F.pad(waveform, (margin, margin), mode="reflect")
-        spectrum = torch.stft(
-            waveform,
-            self.n_fft,
-            self.hopsize,
-            len(window),
-            window,
-            center=self.padding == "center",
-            return_complex=True,
-        )
-        return torch.view_as_real(spectrum).square().sum(-1)
+        margin = self.n_fft // 2 if self.padding == "center" else (len(self.window) - self.hopsize) // 2
+        waveform = F.pad(waveform, (margin, margin), mode="reflect")
+        return power_spectrum(waveform, self.window, self.n_fft, self.hopsize)
 
     def log_mel(self, power, draw):
         """Log mel [batch, bands, frames] of a power spectrogram with given draws."""
         same_edges = draw[:2] == self.edges[:2]
-        bank = (self.bank if same_edges else self._bank(draw)).to(power)
-        x = self.log(bank @ power)
+        bank = (self.bank if same_edges else self._bank(draw)).to(power.dtype)
+        x = self.log(F.linear(power, bank)).transpose(1, 2)
         # Before the shift and scale, as in the published code: masked cells end up as 0.9.
         x = mask(mask(x, draw.bands, axis=1), draw.frames, axis=2)
         return (x + 4.5) / 5 if self.fast_norm else x
@@ -405,10 +403,11 @@ class BeatsFbank(FrontEnd):
     def features(self, waveform, rng=None):
         frames = (waveform * 2**15).unfold(1, self.FRAME, self.HOP)
         frames = frames - frames.mean(2, keepdim=True)
-        # Kaldi repeats the first sample of a frame before its start.
-        frames = frames - 0.97 * torch.cat([frames[..., :1], frames[..., :-1]], dim=2)
-        spectrum = torch.fft.rfft(frames * self.window.to(frames), n=self.N_FFT)
-        power = torch.view_as_real(spectrum).square().sum(-1)
+        # In place: allocating arrays of this size costs more than the arithmetic. The first sample of a frame has
+        # no predecessor, and no weight in the window either.
+        frames[..., 1:].sub_(0.97 * frames[..., :-1])
+        frames.mul_(self.window.to(frames.dtype))
+        power = squared_magnitude(torch.fft.rfft(frames, n=self.N_FFT))
         floor = torch.finfo(torch.float32).eps
-        log_mel = F.linear(power, self.bank.to(power)).clamp(min=floor).log()
+        log_mel = F.linear(power, self.bank.to(power.dtype)).clamp(min=floor).log()
         return ((log_mel - self.MEAN) / (2 * self.STD)).transpose(1, 2)[:, None]

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from torch import nn
 
 NOTHING = MappingProxyType({})
+OWN = "own"
 
 
 class Backbone(nn.Module):
@@ -79,7 +80,8 @@ class Architecture:
         mel: builds the front end [batch, samples] -> [batch, 1, bands, frames]; its keyword defaults are the
             config section ``mel_section``. It has the attribute ``sample_rate``.
         checkpoints: published weights by name.
-        pretrained_name: default of ``<section>.pretrained_name``.
+        pretrained_name: default of ``<section>.pretrained_name``; where several names share a section and differ in
+            it, that default is ``"own"``.
         preset: keywords of ``net`` which the name decides (a family's width); they are no config entries.
         mel_preset: the same for ``mel``.
     """
@@ -93,6 +95,20 @@ class Architecture:
     pretrained_name: str | None = None
     preset: Mapping[str, object] = field(default_factory=lambda: NOTHING)
     mel_preset: Mapping[str, object] = field(default_factory=lambda: NOTHING)
+
+    def checkpoint(self, pretrained_name: str | None) -> Checkpoint | None:
+        """What a value of ``pretrained_name`` stands for: None for none, ``"own"`` for the default of this name.
+
+        Raises:
+            ValueError: unknown name; the message lists the known ones.
+        """
+        name = self.pretrained_name if pretrained_name == OWN else pretrained_name
+        if name is None:
+            return None
+        if name not in self.checkpoints:
+            known = ", ".join(self.checkpoints) or "none"
+            raise ValueError(f"{self.section}.pretrained_name: '{name}' is no checkpoint of {self.name} (known: {known})")
+        return self.checkpoints[name]
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}
@@ -142,7 +158,8 @@ def sections() -> dict[str, dict[str, object]]:
         result.setdefault(architecture.mel_section, {}).update(defaults(architecture.mel, architecture.mel_preset))
         section = result.setdefault(architecture.section, {})
         section.update(defaults(architecture.net, architecture.preset))
-        section.setdefault("pretrained_name", architecture.pretrained_name)
+        if section.setdefault("pretrained_name", architecture.pretrained_name) != architecture.pretrained_name:
+            section["pretrained_name"] = OWN
     return result
 
 

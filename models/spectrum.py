@@ -1,4 +1,4 @@
-"""Kaldi's mel filter bank, and the random choices that are made on top of it in training."""
+"""Power spectra, mel filter banks, and the random choices that are made on mels in training."""
 
 import math
 from typing import NamedTuple
@@ -12,6 +12,48 @@ def require(condition, message):
     """Raises ValueError with that message unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def power_spectrum(waveform, window, n_fft, hop):
+    """Squared magnitudes of the short-time Fourier transform, without padding at the ends.
+
+    Args:
+        waveform: [batch, samples].
+        window: [win_length], in the middle of the FFT frame.
+        n_fft: FFT size.
+        hop: samples between frames.
+
+    Returns:
+        [batch, frames, n_fft // 2 + 1].
+    """
+    left = (n_fft - len(window)) // 2
+    window = F.pad(window.to(waveform.dtype), (left, n_fft - len(window) - left))
+    return squared_magnitude(torch.fft.rfft(waveform.unfold(1, n_fft, hop) * window))
+
+
+def squared_magnitude(spectrum):
+    """|z|^2 of complex numbers: far cheaper than ``abs``, and one temporary array less than the plain sum."""
+    return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+
+
+def mel_spectrogram(waveform, spectrogram, mel_scale):
+    """What torchaudio's ``MelSpectrogram`` computes, from the settings and buffers of its two parts.
+
+    Returns:
+        [batch, bands, frames] of [batch, samples].
+    """
+    waveform = F.pad(waveform, (spectrogram.pad, spectrogram.pad))
+    if spectrogram.center:
+        half = spectrogram.n_fft // 2
+        waveform = F.pad(waveform, (half, half), mode=spectrogram.pad_mode)
+    x = power_spectrum(waveform, spectrogram.window, spectrogram.n_fft, spectrogram.hop_length)
+    if spectrogram.normalized == "frame_length":
+        x = x / spectrogram.n_fft
+    elif spectrogram.normalized:
+        x = x / spectrogram.window.square().sum()
+    if spectrogram.power != 2:
+        x = x.sqrt() if spectrogram.power == 1 else x.pow(spectrogram.power / 2)
+    return (x @ mel_scale.fb.to(x.dtype)).transpose(1, 2)
 
 
 def kaldi_mel_bank(n_mels, n_fft, sample_rate, fmin, fmax):

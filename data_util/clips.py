@@ -1,0 +1,196 @@
+"""Clips as dict samples (see :mod:`data_util.samples`), and stored predictions that serve as labels.
+
+Items are asked for by number, ``clips[index]``, or by number and key, ``clips[index, key]``. The key, a tuple of
+non-negative integers, seeds every random draw for this item; without a key nothing is random. So an item depends on
+its key alone, not on the process that happens to load it.
+"""
+
+import logging
+import os
+
+import numpy as np
+import torch
+from torch.utils.data import ConcatDataset, Dataset
+
+from data_util.classes import CLASSES
+from data_util.errors import BadAudio, DataMissing
+from data_util.events import clip_id
+
+logger = logging.getLogger(__name__)
+
+# Every kind of draw has its own stream, so that switching one off leaves the others as they are.
+CROP, WAVMIX, PARTNER, RESPONSE = range(1, 5)
+
+
+def index_and_key(item):
+    """What ``dataset[item]`` was called with: (index, key), the key None when only an index was given."""
+    return item if isinstance(item, tuple) else (item, None)
+
+
+def generator(key, stream):
+    """numpy generator of one kind of draw for the item that ``key`` stands for; None without a key."""
+    return None if key is None else np.random.default_rng(np.random.SeedSequence(key, spawn_key=(stream,)))
+
+
+class PseudoLabels:
+    """Stored predictions of a data set, in the published HDF5 layout.
+
+    The file has ``filenames`` [clips] (clip ids) and ``strong_logits`` [clips, frames, classes].
+
+    Args:
+        path: the HDF5 file.
+        grid: the label frames; the file must have as many.
+        n_classes: and as many classes.
+
+    Raises:
+        DataMissing: no such file.
+        ValueError: it is no such file, or has other frames or classes.
+    """
+
+    def __init__(self, path, grid, n_classes=len(CLASSES)):
+        self.path = str(path)
+        self._file, self._process = None, None
+        if not os.path.isfile(self.path):
+            raise DataMissing(f"no file of pseudo-labels {self.path}")
+        with self._open() as file:
+            for name in ("filenames", "strong_logits"):
+                if name not in file:
+                    raise ValueError(f"{self.path}: no entry '{name}', expected 'filenames' and 'strong_logits'")
+            names, shape = file["filenames"].asstr()[:], file["strong_logits"].shape
+        expected = (len(names), grid.n_frames, n_classes)
+        if shape != expected:
+            raise ValueError(
+                f"{self.path}: strong_logits has shape {shape}, expected {expected}: clips, frames "
+                f"({grid.n_frames} of {grid.frame_seconds:g} s for {grid.audio_len:g} s), classes"
+            )
+        self._rows = {name: row for row, name in enumerate(names)}
+
+    def __len__(self):
+        return len(self._rows)
+
+    def rows(self, clip_ids):
+        """Positions of these clips in the file.
+
+        Raises:
+            ValueError: a clip is not in the file.
+        """
+        missing = [name for name in clip_ids if name not in self._rows]
+        if missing:
+            raise ValueError(f"{self.path}: no pseudo-labels for {len(missing)} of {len(clip_ids)} clips: {missing[0]}")
+        return np.array([self._rows[name] for name in clip_ids], dtype=np.int64)
+
+    def read(self, row):
+        """Probabilities [classes, frames] float32 of the clip at that position."""
+        # A handle that was opened before a fork must not be used after it.
+        if self._file is None or self._process != os.getpid():
+            self._file, self._process = self._open(), os.getpid()
+        logits = torch.from_numpy(self._file["strong_logits"][int(row)].astype(np.float32))
+        return torch.sigmoid(logits).T.contiguous()
+
+    def _open(self):
+        import h5py  # only those who use pseudo-labels pay for the import
+
+        try:
+            return h5py.File(self.path, "r")
+        except OSError as error:
+            raise ValueError(f"{self.path}: not readable as HDF5 ({str(error).splitlines()[0]})") from None
+
+    def __getstate__(self):
+        return {**self.__dict__, "_file": None, "_process": None}
+
+
+class Clips(Dataset):
+    """Clips of one source.
+
+    Args:
+        files: paths of the audio files.
+        source: the :class:`data_util.samples.Source`.
+        valid: [classes] bool, the classes that the source annotates.
+        reader: a :class:`data_util.audio.AudioReader`.
+        grid: the label frames.
+        labels: ``labels(index, start)`` gives strong [classes, frames] and weak [classes] labels, see
+            :class:`data_util.events.StrongLabels`; None: all zero.
+        pseudo: :class:`PseudoLabels`; None: all zero. They belong to the start of a clip, so with them a longer file
+            is never cropped at random.
+        on_bad_audio: "raise", or "skip": the clip is named once in the log, and the next good one stands in for it.
+        table: the rows that the labels come from, for whoever needs the ground truth.
+
+    Raises:
+        ValueError: an unknown ``on_bad_audio``; a clip has no pseudo-labels.
+        FileNotFoundError, BadAudio, WrongSampleRate: from item access, see :func:`data_util.audio.read`.
+    """
+
+    def __init__(
+        self, files, source, valid, reader, grid, labels=None, pseudo=None, on_bad_audio="raise", table=None
+    ):
+        if on_bad_audio not in ("raise", "skip"):
+            raise ValueError(f"training.on_bad_audio is '{on_bad_audio}', expected 'raise' or 'skip'")
+        self.files = list(files)
+        self.source = int(source)
+        self.valid = torch.as_tensor(valid)
+        self.reader = reader
+        self.grid = grid
+        self.labels = labels
+        self.pseudo = pseudo
+        self.skip_bad = on_bad_audio == "skip"
+        self.table = table
+        self._pseudo_rows = pseudo.rows(self.clip_ids) if pseudo is not None else None
+        # Shared with loader processes: what one of them found out, the others need neither decode nor report.
+        self._bad = torch.zeros(len(self.files), dtype=torch.bool).share_memory_()
+
+    @property
+    def clip_ids(self):
+        """Names of the clips in tables and stored predictions, in the order of the items."""
+        return [clip_id(path) for path in self.files]
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, item):
+        index, key = index_and_key(item)
+        rng = generator(key, CROP) if self.pseudo is None else None
+        index, (audio, start) = self._read(index, rng)
+        strong, weak = self._targets(index, start)
+        pseudo = self.pseudo.read(self._pseudo_rows[index]) if self.pseudo is not None else torch.zeros_like(strong)
+        return {
+            "audio": torch.from_numpy(audio),
+            "strong": strong,
+            "weak": weak,
+            "pseudo": pseudo,
+            "valid": self.valid.clone(),
+            "source": self.source,
+            "filename": self.files[index],
+        }
+
+    def _targets(self, index, start):
+        if self.labels is None:
+            classes = len(self.valid)
+            return torch.zeros(classes, self.grid.n_frames), torch.zeros(classes)
+        strong, weak = self.labels(index, start)
+        return torch.from_numpy(strong), torch.from_numpy(weak)
+
+    def _read(self, index, rng):
+        """Waveform of that clip, or of the next one that can be read; with its index."""
+        index = index % len(self)
+        if not self.skip_bad:
+            return index, self.reader(self.files[index], rng)
+        for other in (*range(index, len(self)), *range(index)):
+            if self._bad[other]:
+                continue
+            try:
+                return other, self.reader(self.files[other], rng)
+            except BadAudio as error:
+                self._bad[other] = True
+                logger.warning("%s; skipped, another clip stands in for it", error)
+        raise BadAudio(f"none of the {len(self)} clips can be read, among them {self.files[index]}")
+
+
+class Concat(ConcatDataset):
+    """Data sets end to end, for items with keys."""
+
+    def __getitem__(self, item):
+        index, key = index_and_key(item)
+        index = range(len(self))[index]
+        part = int(np.searchsorted(self.cumulative_sizes, index, side="right"))
+        index -= self.cumulative_sizes[part - 1] if part else 0
+        return self.datasets[part][index if key is None else (index, key)]
