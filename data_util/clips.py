@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 
-from data_util.classes import CLASSES
 from data_util.errors import BadAudio, DataMissing
-from data_util.events import clip_id
+from data_util.events import N_CLASSES, clip_id
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class PseudoLabels:
         ValueError: it is no such file, or has other frames or classes.
     """
 
-    def __init__(self, path, grid, n_classes=len(CLASSES)):
+    def __init__(self, path, grid, n_classes=N_CLASSES):
         self.path = str(path)
         self._file, self._process = None, None
         if not os.path.isfile(self.path):
@@ -67,6 +66,9 @@ class PseudoLabels:
 
     def __len__(self):
         return len(self._rows)
+
+    def __contains__(self, name):
+        return name in self._rows
 
     def rows(self, clip_ids):
         """Positions of these clips in the file.
@@ -120,9 +122,7 @@ class Clips(Dataset):
         FileNotFoundError, BadAudio, WrongSampleRate: from item access, see :func:`data_util.audio.read`.
     """
 
-    def __init__(
-        self, files, source, valid, reader, grid, labels=None, pseudo=None, on_bad_audio="raise", table=None
-    ):
+    def __init__(self, files, source, valid, reader, grid, labels=None, pseudo=None, on_bad_audio="raise", table=None):
         if on_bad_audio not in ("raise", "skip"):
             raise ValueError(f"training.on_bad_audio is '{on_bad_audio}', expected 'raise' or 'skip'")
         self.files = list(files)

@@ -20,6 +20,7 @@ from data_util.errors import DataMissing, TableError
 EVENT_COLUMNS = ("filename", "onset", "offset", "event_label")
 SOFT_COLUMNS = (*EVENT_COLUMNS, "confidence")
 WEAK_COLUMNS = ("filename", "event_labels")
+N_CLASSES = len(CLASSES)
 NO_EVENT = "empty"  # how some published tables spell a clip without events
 
 
@@ -94,7 +95,7 @@ def clip_id(path):
     return stem if dot and f".{suffix.lower()}" in AUDIO_SUFFIXES else name
 
 
-# ---------------------------------------------------------------------------------------------------- labels <-> frames
+# -- labels <-> frames -----------------------------------------------------------------------------
 def class_indices(names, classes=CLASSES):
     """Numbers of the named classes.
 
@@ -123,7 +124,7 @@ def clip_events(events, start, length):
     return Events(onset[keep], offset[keep], events.label[keep], events.confidence[keep])
 
 
-def encode_strong(events, grid, n_classes=len(CLASSES)):
+def encode_strong(events, grid, n_classes=N_CLASSES):
     """Frame labels [classes, frames]: an event covers every frame it touches.
 
     Where events of one class overlap, the later row overwrites the earlier one, as in the published code.
@@ -224,7 +225,7 @@ class WeakLabels:
         return np.zeros((len(weak), self.grid.n_frames), dtype=np.float32), weak
 
 
-# --------------------------------------------------------------------------------------------------------------- tables
+# -- tables ----------------------------------------------------------------------------------------
 def read_table(path, columns):
     """A tab-separated table that has at least ``columns``.
 

@@ -1,6 +1,6 @@
 """Data loaders: training batches with fixed counts per source, evaluation sets split over ranks."""
 
-from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torch.utils.data import DataLoader, Subset
 
 from data_util.samplers import SourceBatchSampler
 
@@ -8,11 +8,11 @@ from data_util.samplers import SourceBatchSampler
 SAMPLING = ("batch_size", "shuffle", "sampler", "batch_sampler", "drop_last")
 
 
-def train_loader(datasets, batch_sizes, seed, rank=0, world_size=1, epoch=0, start=0, **options):
-    """Batches with ``batch_sizes[i]`` clips of ``datasets[i]``.
+def train_loader(dataset, batch_sizes, seed, rank=0, world_size=1, epoch=0, start=0, **options):
+    """Batches with ``batch_sizes[i]`` clips of source i.
 
     Args:
-        datasets: one per source.
+        dataset: concatenation of the sources, see ``data_util.task4.training_set``.
         batch_sizes: clips of each source in a batch of one rank; 0 leaves a source out.
         seed: of the order of clips and of the draws of every clip.
         rank, world_size: this process, and how many share the epoch.
@@ -20,12 +20,12 @@ def train_loader(datasets, batch_sizes, seed, rank=0, world_size=1, epoch=0, sta
         **options: further options of the DataLoader.
     """
     sampler = SourceBatchSampler(
-        [len(dataset) for dataset in datasets], batch_sizes, seed=seed, rank=rank, world_size=world_size
+        [len(source) for source in dataset.datasets], batch_sizes, seed=seed, rank=rank, world_size=world_size
     )
     sampler.set_epoch(epoch)
     sampler.start = start
     options = {key: value for key, value in options.items() if key not in SAMPLING}
-    return DataLoader(ConcatDataset(datasets), batch_sampler=sampler, **options)
+    return DataLoader(dataset, batch_sampler=sampler, **options)
 
 
 def evaluation_loader(dataset, rank=0, world_size=1, **options):

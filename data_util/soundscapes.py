@@ -31,7 +31,7 @@ from data_util.output import claim, write_audio, write_json, write_table
 from data_util.recordings import find_recordings
 
 PEAK = 0.99  # louder mixtures are scaled down to it
-PLACES = 30  # onsets tried for an event before it is left out
+PLACES = 30  # onsets tried for an event before it is shortened
 
 
 class Sources(Protocol):
@@ -153,7 +153,8 @@ def mix_soundscape(
 
     Returns:
         [samples] float32 in [-1, 1], and the events by onset. An event is zero outside its [onset, offset], both
-        whole milliseconds. One that finds no place under `max_overlap` is left out.
+        whole milliseconds. One that finds no place under `max_overlap` is shortened to a half or a quarter, and
+        left out when that does not help.
     """
     rate = recipe.sample_rate
     floor = rng.uniform(*recipe.background_level)
@@ -167,11 +168,10 @@ def mix_soundscape(
         sound, origin = sources.event(label, min(rng.uniform(low, high), recipe.duration), rate, rng)
         change = draw_filter(rng) if rng.random() < recipe.filter_p else None
         snr = rng.uniform(*recipe.snr)
-        length = int(len(sound) / rate * 1000) / 1000
-        onset = _find_place(events, length, recipe, rng)
-        if onset is None or length <= 0:
+        place = _find_place(events, len(sound) / rate, recipe, rng)
+        if place is None:
             continue
-        offset = round(onset + length, 3)
+        onset, offset = place
         # Labels are whole milliseconds, so the sound may lose a sample at either end to stay inside them.
         start, stop = int(np.ceil(onset * rate - 1e-6)), int(np.floor(offset * rate + 1e-6))
         sound = _fade(colour(np.asarray(sound)[: stop - start], rate, change, recipe.bandwidth), recipe.fade * rate)
@@ -198,17 +198,21 @@ def _fade(audio, samples):
     return audio
 
 
-def _find_place(events, length, recipe, rng):
-    """An onset in whole milliseconds at which not too many events overlap, or None."""
-    for _ in range(PLACES):
-        onset = int(rng.integers(int((recipe.duration - length) * 1000 + 1e-6) + 1)) / 1000
-        rivals = [event for event in events if event.onset < onset + length and event.offset > onset]
-        # The number of sounding events is largest where one of them starts.
-        starts = [max(onset, event.onset) for event in rivals]
-        busiest = max((sum(e.onset <= start < e.offset for e in rivals) for start in starts), default=0)
-        if busiest < recipe.max_overlap:
-            return onset
+def _find_place(events, seconds, recipe, rng):
+    """Onset and offset in whole milliseconds at which not too many events overlap, or None."""
+    for length in (int(seconds * share * 1000 + 1e-6) / 1000 for share in (1, 0.5, 0.25)):
+        latest = int((recipe.duration - length) * 1000 + 1e-6)
+        for onset in rng.integers(0, latest, PLACES, endpoint=True) / 1000:
+            if length > 0 and _busiest(events, onset, onset + length) < recipe.max_overlap:
+                return float(onset), round(float(onset) + length, 3)
     return None
+
+
+def _busiest(events, onset, offset):
+    """The largest number of events that sound at once in a span."""
+    rivals = [event for event in events if event.onset < offset and event.offset > onset]
+    starts = [max(onset, event.onset) for event in rivals]  # it is largest where one of them starts
+    return max((sum(event.onset <= start < event.offset for event in rivals) for start in starts), default=0)
 
 
 def merged(events: Iterable[Event]) -> list[tuple[float, float, str]]:
@@ -239,33 +243,35 @@ def write_durations(path: Path, durations: Mapping[str, float]):
     write_table(path, durations.items(), ("filename", "duration"))
 
 
+def generator(*entropy: int) -> np.random.Generator:
+    """The random numbers that belong to a tuple of integers, such as (seed, number of the soundscape).
+
+    Tuples that differ only in zeros at their end are the same.
+    """
+    return np.random.default_rng(np.random.SeedSequence(entropy))
+
+
 @dataclass(frozen=True)
 class Job:
     """One soundscape to make: its files, what it is drawn from and the entropy of its random numbers."""
 
     audio: Path
     notes: Path
-    sources: Sources
     recipe: Recipe
     seed: tuple[int, ...]
     labels: tuple[str, ...] | None = None
 
 
-def make(job: Job) -> list[Event]:
+def make(sources: Sources, job: Job) -> list[Event]:
     """Mixes and writes one soundscape, or reads the notes of one that is complete."""
     if job.audio.is_file() and job.notes.is_file():
         return read_notes(job.notes)
-    audio, events = mix_soundscape(job.sources, job.recipe, generator(*job.seed), job.labels)
+    audio, events = mix_soundscape(sources, job.recipe, generator(*job.seed), job.labels)
     write_audio(job.audio, audio, job.recipe.sample_rate)
     write_json(
         job.notes, [asdict(event) for event in events]
     )  # after the audio: notes mean that the soundscape is complete
     return events
-
-
-def generator(*entropy: int) -> np.random.Generator:
-    """The random numbers that belong to a tuple of integers, such as (seed, number of the soundscape)."""
-    return np.random.default_rng(np.random.SeedSequence(entropy))
 
 
 def read_notes(path: Path) -> list[Event]:
@@ -274,14 +280,14 @@ def read_notes(path: Path) -> list[Event]:
     return [Event(**{**entry, "filter": entry["filter"] and Filter(*entry["filter"])}) for entry in entries]
 
 
-def in_parallel(function: Callable, items: Sequence, workers: int, title: str) -> list:
-    """`[function(item) for item in items]` in processes, with a progress bar on a terminal."""
+def in_parallel(function: Callable, shared, items: Sequence, workers: int, title: str) -> list:
+    """`[function(shared, item) for item in items]` in processes, with a progress bar on a terminal."""
     if workers <= 1 or len(items) <= 1:
-        return [function(item) for item in tqdm(items, title, disable=None)]
+        return [function(shared, item) for item in tqdm(items, title, disable=None)]
     # Forked workers inherit what is imported; started anew, each would import the whole calling program.
     context = get_context("fork" if sys.platform == "linux" else None)
-    with ProcessPoolExecutor(min(workers, len(items)), mp_context=context) as pool:
-        futures = {pool.submit(function, item): i for i, item in enumerate(items)}
+    with ProcessPoolExecutor(min(workers, len(items)), context, _remember, (shared,)) as pool:
+        futures = {pool.submit(_call, function, item): i for i, item in enumerate(items)}
         results = [None] * len(items)
         try:
             for future in tqdm(as_completed(futures), title, len(items), disable=None):
@@ -290,6 +296,18 @@ def in_parallel(function: Callable, items: Sequence, workers: int, title: str) -
             pool.shutdown(cancel_futures=True)
             raise
     return results
+
+
+_shared = None  # in a worker process: what all its calls share, sent once
+
+
+def _remember(shared):
+    global _shared
+    _shared = shared
+
+
+def _call(function, item):
+    return function(_shared, item)
 
 
 def cpus() -> int:
@@ -323,10 +341,10 @@ def write_soundscapes(
     claim(out / "settings.json", {"seed": seed, "recipe": asdict(recipe), "sources": sources.describe()})
     names = [f"soundscape_{i:06d}" for i in range(number)]
     jobs = [
-        Job(out / "audio" / f"{name}.wav", out / "labels" / f"{name}.json", sources, recipe, (seed, i))
+        Job(out / "audio" / f"{name}.wav", out / "labels" / f"{name}.json", recipe, (seed, i))
         for i, name in enumerate(names)
     ]
-    made = in_parallel(make, jobs, workers or cpus(), "soundscapes")
+    made = in_parallel(make, sources, jobs, workers or cpus(), "soundscapes")
     events = {job.audio.name: listed for job, listed in zip(jobs, made)}
     write_events(out / "soundscapes.tsv", events)
     write_durations(out / "durations.tsv", dict.fromkeys(events, recipe.duration))
@@ -347,7 +365,7 @@ def _parser():
 
     def add(option, text, **settings):
         settings.setdefault("default", default.get(option.strip("-").replace("-", "_")))
-        shown = "" if settings["default"] in (None, False) else " [%(default)s]"
+        shown = "" if settings["default"] is None or settings["default"] is False else " [%(default)s]"
         parser.add_argument(option, help=text + shown, **settings)
 
     parser.add_argument("sources", help="folder with <class>/*.wav (or events/<class>/*.wav) and backgrounds/")

@@ -11,6 +11,7 @@ import pathlib
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -23,10 +24,6 @@ log = logging.getLogger(__name__)
 NAMED_IN_ERRORS = 3  # tensors named per kind of mismatch; the rest is counted
 
 
-class PlainDict(dict):
-    """What stands for the attribute dictionaries of other packages when a checkpoint is read."""
-
-
 def _numpy_types():
     core = getattr(np, "_core", None) or np.core
     by_name = [
@@ -37,21 +34,18 @@ def _numpy_types():
     return [*by_name, np.dtype, np.ndarray, *(getattr(np.dtypes, name) for name in np.dtypes.__all__)]
 
 
+_LIGHTNING_MODULES = (
+    "lightning.fabric.utilities.data",
+    "lightning_fabric.utilities.data",
+    "pytorch_lightning.utilities.parsing",
+)
+
 # Published files are Lightning checkpoints, in which options of the run stand beside the tensors. These types hold
-# data and run nothing when they are read; a file that asks for any other is refused.
+# data and run nothing when they are read (attribute dictionaries become plain ones); a file with any other is refused.
 HARMLESS = [
     argparse.Namespace,
-    *((pathlib.PurePosixPath, f"pathlib{module}.PosixPath") for module in ("", "._local")),
-    *((pathlib.PureWindowsPath, f"pathlib{module}.WindowsPath") for module in ("", "._local")),
-    *((PlainDict, f"munch.{name}") for name in ("Munch", "DefaultMunch")),
-    *(
-        (PlainDict, f"{module}.AttributeDict")
-        for module in (
-            "lightning.fabric.utilities.data",
-            "lightning_fabric.utilities.data",
-            "pytorch_lightning.utilities.parsing",
-        )
-    ),
+    *((pathlib.PurePosixPath, f"pathlib.{name}") for name in ("PosixPath", "PurePosixPath", "_local.PosixPath")),
+    *((OrderedDict, f"{module}.AttributeDict") for module in _LIGHTNING_MODULES),
     *_numpy_types(),
 ]
 
@@ -75,7 +69,7 @@ def read(path) -> dict:
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such weights file; if it is a published one: python download_resources.py --only {path.name}"
+            f"{path}: no such weights file; if it is a published one: python download_resources.py --only {path.stem}"
         )
     try:
         with torch.serialization.safe_globals(HARMLESS):
@@ -107,13 +101,12 @@ def save(path, entries: Mapping):
         temporary.unlink(missing_ok=True)
 
 
-def rename(state: Mapping, rules: Iterable[tuple[str, str]], select: str = "") -> dict:
+def rename(state: Mapping, rules: Iterable[tuple[str, str]]) -> dict:
     """A state dict with other names.
 
     Args:
         state: name -> tensor.
         rules: (regular expression, replacement) pairs, applied to every name in order.
-        select: names in which this regular expression is not found are left out, before the rules.
 
     Raises:
         ValueError: two names become the same.
@@ -121,8 +114,6 @@ def rename(state: Mapping, rules: Iterable[tuple[str, str]], select: str = "") -
     rules = tuple(rules)
     result, origin = {}, {}
     for old, tensor in state.items():
-        if not re.search(select, old):
-            continue
         new = old
         for pattern, replacement in rules:
             new = re.sub(pattern, replacement, new)
@@ -166,7 +157,7 @@ def load_exact(
         kinds = (("missing", absent), ("unexpected", unexpected), ("different", differing))
         problems = [f"{len(found)} tensors {kind} ({_some(found)})" for kind, found in kinds if found]
         if not restored:
-            problems.append(f"none of its {len(state)} names belongs to the model, is it for another architecture?")
+            problems.append("no name in it is one of the model's, is it for another architecture?")
         raise ValueError(f"{name} does not fit {type(module).__name__}: {'; '.join(problems)}")
     module.load_state_dict({key: theirs[key] for key in restored}, strict=False)
     return Loaded(restored, left)
@@ -175,13 +166,13 @@ def load_exact(
 def load_pretrained(module: nn.Module, checkpoint, folder, prefix: str = "") -> Loaded:
     """Loads published weights into an AudioSet wrapper, or into the backbone inside one.
 
-    The table decides which layouts load: ``net_strong.model.model.atst.*``, which the published loader rejects
-    although it is unambiguous, is a matter of one more rename rule.
+    Which layouts of a file load is the table's matter alone: one that the published loader rejects although its names
+    are unambiguous (``net_strong.model.model.atst.*``) needs one more rename rule, else it is an error here too.
 
     Args:
         module: the wrapper, or a bare backbone.
-        checkpoint: the table's description of the file: ``file``, ``entry``, ``select``, ``rename``, ``missing`` and
-            ``ignored``, with names as in the wrapper (see ``models.registry.Checkpoint``).
+        checkpoint: the table's description of the file, with names as in the wrapper (see
+            ``models.registry.Checkpoint`` for its attributes).
         folder: the resources folder.
         prefix: "" for a wrapper; "model." for a bare backbone, which takes the tensors below that name and leaves
             those of the AudioSet head.
@@ -191,9 +182,16 @@ def load_pretrained(module: nn.Module, checkpoint, folder, prefix: str = "") -> 
     """
     path = pathlib.Path(folder) / checkpoint.file
     content = read(path)
-    state = content if checkpoint.entry is None else _entry(content, checkpoint.entry, path)
+    state = _selected(content, checkpoint, path)
+    while not state and checkpoint.otherwise is not None:
+        checkpoint = checkpoint.otherwise
+        state = _selected(content, checkpoint, path)
     try:
-        state = rename(state, checkpoint.rename, checkpoint.select)
+        if checkpoint.config is not None:
+            (module if prefix else module.model).use_config(_entry(content, checkpoint.config, path))
+        if checkpoint.convert is not None:
+            state = checkpoint.convert(state)
+        state = rename(state, checkpoint.rename)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     loaded = load_exact(
@@ -221,6 +219,11 @@ def initialise_from_run(model: nn.Module, path, mode: str = "student") -> Loaded
     if mode not in content and "state_dict" in content:
         return load_exact(model, content["state_dict"], prefix=f"{mode}.", name=str(path))
     return load_exact(model, _entry(content, mode, path), name=str(path))
+
+
+def _selected(content, checkpoint, path):
+    state = content if checkpoint.entry is None else _entry(content, checkpoint.entry, path)
+    return {key: tensor for key, tensor in state.items() if re.search(checkpoint.select, key)}
 
 
 def _entry(content, entry, path):

@@ -280,11 +280,13 @@ def test_evaluators(
     def of_role():
         loss = MeanLoss(ClipLosses("strong"), "loss_strong")
         by_source = {number: [loss] for number in sources.values()}
-        for name, reference in references.items():
-            evaluators = (
-                _devtest(setting, reference, points) if name == "devtest" else _maestro_test(setting, reference)
+        if "devtest" in references:
+            by_source[sources["devtest"]] += _devtest(setting, references["devtest"], points)
+        if "maestro" in references:
+            scores, suffix = setting.scores(), "_sed_scores_eval"
+            by_source[sources["maestro"]].append(
+                SegmentAuc(scores, references["maestro"], suffix, per_file=True, num_jobs=setting.num_jobs)
             )
-            by_source[sources[name]] += evaluators
         return by_source
 
     rank = SumOf("rank_score", ("psds1_sed_scores_eval", "segment_mpauc_sed_scores_eval"))
@@ -292,10 +294,6 @@ def test_evaluators(
 
 
 test_evaluators.__test__ = False  # pytest would take the name for that of a test
-
-
-def _maestro_test(setting, reference) -> list[Evaluator]:
-    return [SegmentAuc(setting.scores(), reference, "_sed_scores_eval", per_file=True, num_jobs=setting.num_jobs)]
 
 
 def _devtest(setting, reference, points) -> list[Evaluator]:

@@ -60,9 +60,12 @@ class Section(Ingredient):
     def __call__(self, *args, target=None, **extra):
         """Calls a target (the first by default) with the entries that it takes; ``extra`` goes on top."""
         target = target or self.targets[0]
+        return target(*args, **{**self.of(target), **extra})
+
+    def of(self, target) -> dict:
+        """The entries of the running experiment that a target takes."""
         accepted = keyword_defaults(target)
-        entries = {key: value for key, value in self.values().items() if key in accepted and key not in extra}
-        return target(*args, **entries, **extra)
+        return {key: value for key, value in self.values().items() if key in accepted}
 
     def values(self) -> dict:
         """The entries of the running experiment."""

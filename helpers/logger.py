@@ -42,6 +42,20 @@ def last_checkpoint(root, project, name=None) -> Path:
     return found[-1]
 
 
+def resume_from(ckpt_path, root, project, name=None) -> Path | None:
+    """The checkpoint that ``ckpt_path`` means: a file, "last", or None.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if ckpt_path is None:
+        return None
+    path = last_checkpoint(root, project, name) if ckpt_path == "last" else Path(ckpt_path)
+    if not path.is_file():
+        raise FileNotFoundError(f"ckpt_path={ckpt_path}: no such file; a checkpoint or 'last' is expected")
+    return path
+
+
 def _safe(name) -> str:
     return re.sub(r"[^\w.,=+-]+", "_", str(name))
 
@@ -102,6 +116,7 @@ def quiet_libraries():
         ".*pkg_resources is deprecated.*",
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*Experiment logs directory .* exists and is not empty.*",
         ".*number of training batches .* is smaller than the logging interval.*",
         ".*is not resumable.*",  # the batch sampler is told where to go on
         ".*isinstance.treespec, LeafSpec.*",

@@ -230,7 +230,7 @@ class MeanTeacher(L.LightningModule):
                 tokens = model.embed(mel)
             hidden = model.hidden(self.to_cnn(x), tokens)
             predictions = model.head(hidden, batch["valid"].bool())
-            evaluation.update(role, predictions, batch)
+            evaluation.update(role, predictions.strong, predictions.weak, batch)
 
     def validation_step(self, batch, batch_idx):
         self.evaluate_batch(batch, self.evaluation["validation"])
@@ -272,7 +272,7 @@ class MeanTeacher(L.LightningModule):
         checkpoint["teacher"] = self.teacher.state_dict()
         checkpoint["config"] = self.run_config
 
-    def compile(self, **options):
+    def compile_parts(self, **options):
         """``torch.compile`` of the parts in which the time goes; state names stay."""
         for model in (self.student, self.teacher):
             model.hidden = torch.compile(model.hidden, **options)

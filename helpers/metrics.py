@@ -7,7 +7,7 @@ scores", ICASSP 2022]. A class without a true event in the evaluated clips is le
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ PSDS1 = {"dtc_threshold": 0.7, "gtc_threshold": 0.7, "alpha_st": 1.0}
 PSDS2 = {"dtc_threshold": 0.1, "gtc_threshold": 0.1, "cttc_threshold": 0.3, "alpha_ct": 0.5, "alpha_st": 1.0}
 COLLAR = {"onset_collar": 0.2, "offset_collar": 0.2, "offset_collar_rate": 0.2}
 INTERSECTION = {"dtc_threshold": 0.5, "gtc_threshold": 0.5}
+SEGMENT = {"segment_length": 1.0}
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,17 @@ class Psds(EventMetric):
     def compare(self, table, match):
         from sed_scores_eval import intersection_based
 
+        events, durations = dict(match.events), dict(match.durations)
         if self.operating_points is not None:
             table = table.quantise(self.operating_points)
+        frames = table.data_frames()
+        if self.operating_points is not None:
+            # sed_scores_eval needs a hit or a false alarm of every class. One more false alarm, at a score below all
+            # others and in a clip without length, lies where the curve has long been flat and changes no area.
+            probe = np.full((1, len(table.labels)), 0.5)
+            frames[""], events[""], durations[""] = score_frame(probe, [0.0, 1.0], table.labels), [], 0.0
         value, classes, (etpr, efpr), curves = intersection_based.psds(
-            table.data_frames(), match.events, match.durations,
+            frames, events, durations,
             **self.criteria, max_efpr=self.max_efpr, num_jobs=self.num_jobs,
         )  # fmt: skip
         curve = PsdRoc(float(value), efpr, etpr, {label: (c[1], c[0]) for label, c in curves.items()}, self.max_efpr)
@@ -151,8 +159,9 @@ class EventF1(EventMetric):
     """Macro F1 of the events above one threshold.
 
     Args:
-        criterion: when an event is found: "collar" (onset and offset within 200 ms, the offset within 20 % of a long
-            event [Mesaros et al., 2016]) or "intersection" (half of each is covered).
+        criterion: what is counted: events found by "collar" (onset and offset within 200 ms, the offset within 20 % of
+            a long event [Mesaros et al., 2016]) or by "intersection" (half of each is covered), or active "segment"s
+            of 1 s.
         threshold: strictly above it is a detection.
         skip_missed: classes of which nothing is found leave the mean instead of counting as 0, as in psds_eval.
     """
@@ -164,17 +173,38 @@ class EventF1(EventMetric):
         self.criterion, self.threshold, self.skip_missed = criterion, threshold, skip_missed
 
     def compare(self, table, match):
-        from sed_scores_eval import collar_based, intersection_based
+        import sed_scores_eval
 
-        collar = self.criterion == "collar"
-        fscore = collar_based.fscore if collar else intersection_based.fscore
+        fscore, criteria = {
+            "collar": (sed_scores_eval.collar_based.fscore, COLLAR),
+            "intersection": (sed_scores_eval.intersection_based.fscore, INTERSECTION),
+            "segment": (sed_scores_eval.segment_based.fscore, {**SEGMENT, "audio_durations": match.durations}),
+        }[self.criterion]
         # Two levels, detected or not, spare the library all other thresholds.
-        frames = table.quantise([self.threshold]).data_frames()
-        criteria = COLLAR if collar else INTERSECTION
+        frames = replace(table, scores=(table.scores > self.threshold).astype(np.float64)).data_frames()
         scores = fscore(frames, match.events, threshold=0.5, **criteria, num_jobs=self.num_jobs)[0]
         classes = {label: float(scores[label]) for label in match.labels}
         counted = [value for value in classes.values() if value > 0 or not self.skip_missed]
         return Outcome({self.name: float(np.mean(counted)) if counted else 0.0}, {self.name: self.all_classes(classes)})
+
+
+def roc_area(tpr: np.ndarray, fpr: np.ndarray, max_fpr: float = 1.0) -> float:
+    """Area below an ROC up to a false positive rate, divided by it; linear between operating points.
+
+    The areas of sed_scores_eval 0.0.4 depend on the processor: it takes a staircase, after a sort that shuffles points
+    of equal false positive rate. Its successor, with which the challenge was scored, interpolates as done here.
+
+    Args:
+        tpr, fpr: operating points in any order; nan where there is no negative, and then the area is nan.
+    """
+    if np.isnan(fpr).any():
+        return np.nan
+    order = np.lexsort((tpr, fpr))
+    fpr, tpr = fpr[order], tpr[order]
+    inside = fpr <= max_fpr
+    x = np.append(fpr[inside], max_fpr)
+    y = np.append(tpr[inside], np.interp(max_fpr, fpr, tpr))
+    return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) / max_fpr)
 
 
 class SegmentAuc(EventMetric):
@@ -198,23 +228,22 @@ class SegmentAuc(EventMetric):
 
     def compare(self, table, match):
         from sed_scores_eval import segment_based
+        from sed_scores_eval.segment_based.intermediate_statistics import intermediate_statistics_deltas
 
         if self.per_file:
             frames, events, durations = self._files(table, match)
         else:
             frames, events, durations = table.data_frames(), match.events, match.durations
         length = {"segment_length": self.segment_length}
-        deltas = segment_based.intermediate_statistics_deltas(
-            frames, events, durations, **length, num_jobs=self.num_jobs
-        )
+        deltas = intermediate_statistics_deltas(frames, events, durations, **length, num_jobs=self.num_jobs)
         given = {"scores": None, "ground_truth": events, "audio_durations": durations, "deltas": deltas, **length}
         with np.errstate(divide="ignore", invalid="ignore"):  # no false alarm is possible in a class that never ends
-            by_name = {
-                "segment_f1_macro_thresopt": segment_based.best_fscore(**given)[0],
-                "segment_mauc": segment_based.auroc(**given)[0],
-                "segment_mpauc": segment_based.auroc(**given, max_fpr=self.max_fpr)[0],
-            }
-        classes = {name: {label: by_name[name][label] for label in table.labels} for name in by_name}
+            best, curves = segment_based.best_fscore(**given)[0], segment_based.roc_curve(**given)
+        classes = {
+            "segment_f1_macro_thresopt": {label: best[label] for label in table.labels},
+            "segment_mauc": {label: roc_area(*curve[:2]) for label, curve in curves.items()},
+            "segment_mpauc": {label: roc_area(*curve[:2], self.max_fpr) for label, curve in curves.items()},
+        }
         means = {name: [value for value in values.values() if np.isfinite(value)] for name, values in classes.items()}
         return Outcome(
             {name + self.name: float(np.mean(values)) for name, values in means.items() if values},
@@ -232,7 +261,10 @@ class SegmentAuc(EventMetric):
 
 
 class WeakF1(Evaluator):
-    """Macro F1 of clip labels; a class that is neither true nor predicted anywhere is left out of the mean.
+    """Macro F1 of clip labels.
+
+    As published, the mean is over all classes of the predictions and a class without any true or predicted clip
+    counts as 0, so the weak DESED set, which has 10 of the 27 classes, cannot reach 1.
 
     Args:
         threshold: strictly above it is a detection.
@@ -245,10 +277,9 @@ class WeakF1(Evaluator):
     def evaluate(self):
         _, (predicted, true) = self.collector.stacked()
         predicted, true = predicted > self.threshold, true > 0.5
-        hits, involved = (predicted & true).sum(0), predicted.sum(0) + true.sum(0)
-        f1 = np.where(involved > 0, 2 * hits / np.maximum(involved, 1), np.nan)
-        classes = dict(zip(self.labels, f1.tolist()))
-        return Outcome({self.name: float(np.nanmean(f1))} if (involved > 0).any() else {}, {self.name: classes})
+        f1 = 2 * (predicted & true).sum(0) / np.maximum(predicted.sum(0) + true.sum(0), 1)
+        classes = np.where(true.any(0), f1, np.nan).tolist()
+        return Outcome({self.name: float(np.mean(f1))}, {self.name: dict(zip(self.labels, classes))})
 
 
 class MeanLoss(Evaluator):

@@ -77,7 +77,7 @@ def parameter_groups(
 
 def make_optimizer(
     named_parameters,
-    layer_groups=(),
+    layer_groups,
     lr=1e-3,
     crnn_lr=1e-3,
     cnn_lr=None,

@@ -1,7 +1,7 @@
 """Making a trainer from its config section, and the course of a run: fit, then test the best checkpoint."""
 
-import contextlib
 import logging
+import os
 from pathlib import Path
 
 import lightning as L
@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.model_summary import ModelSummary
 
 from helpers.callbacks import Energy, LastCheckpoint
-from helpers.logger import progress_bar
+from helpers.logger import progress_bar, quiet_libraries
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +20,16 @@ TRAINER_EXTRAS = {
     "reload_dataloaders_every_epoch": True,  # start the workers anew every epoch; False keeps them
     "last_every_n_steps": 500,  # optimizer steps between two saves of last.ckpt
 }
+
+
+def start(rank=0):
+    """Sets up logging of this process; ``rank`` numbers the machine where no launcher does."""
+    os.environ.setdefault("NODE_RANK", str(rank))
+    first = all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
+    logging.basicConfig(format="%(message)s")
+    for name in ("helpers", "models", "data_util"):
+        logging.getLogger(name).setLevel(logging.INFO if first else logging.ERROR)
+    quiet_libraries()
 
 
 def make_trainer(entries, folder, loggers, monitor=None, callbacks=()) -> L.Trainer:
@@ -72,11 +82,6 @@ def write_summary(module, folder, detail):
         (Path(folder) / "model_summary.txt").write_text(str(ModelSummary(module, max_depth=depth)) + "\n")
 
 
-def fit(trainer, module, loaders, ckpt_path=None):
-    """Trains; with ``ckpt_path`` goes on where that checkpoint was saved."""
-    trainer.fit(module, datamodule=loaders, ckpt_path=ckpt_path, weights_only=True)
-
-
 class Loaders(L.LightningDataModule):
     """Loaders that know where in an epoch a run goes on.
 
@@ -126,11 +131,29 @@ def best_checkpoint(trainer) -> str | None:
     return None
 
 
-@contextlib.contextmanager
-def quiet(trainer):
-    """Without the tables that Lightning prints after an evaluation: the run has its own, shorter one."""
-    loop, trainer.test_loop.verbose = trainer.test_loop.verbose, False
-    try:
-        yield
-    finally:
-        trainer.test_loop.verbose = loop
+def course(trainer, module, loaders, *, ckpt_path=None, train=True, test=True, untrained=False):
+    """Tests before training if asked for, trains, tests the best checkpoint.
+
+    Args:
+        trainer, module, loaders: of this run.
+        ckpt_path: go on from this checkpoint.
+        train, test: whether to.
+        untrained: also test the module as it is now.
+
+    Returns:
+        "untrained" and "trained" -> metrics by name, as far as they were tested.
+    """
+    results = {}
+    if untrained and ckpt_path is None:
+        results["untrained"] = _test(trainer, module, loaders)
+    if train:
+        trainer.fit(module.train(), datamodule=loaders, ckpt_path=ckpt_path, weights_only=True)
+        ckpt_path = best_checkpoint(trainer)
+    if test:
+        results["trained"] = _test(trainer, module, loaders, ckpt_path)
+    return results
+
+
+def _test(trainer, module, loaders, ckpt_path=None):
+    trainer.test(module, datamodule=loaders, ckpt_path=ckpt_path, weights_only=True, verbose=False)
+    return dict(module.results)

@@ -130,7 +130,7 @@ class FilterAugment:
         ValueError: another ``n_transform``, or bands that leave nothing to draw.
     """
 
-    apply: bool = True
+    apply: int = 1
     p: float = 0.8
     n_transform: int = 2
     filter_db_range: tuple[float, float] = (-6, 6)
@@ -149,7 +149,7 @@ class FilterAugment:
 class FreqWarp:
     """Section ``freq_warp`` (stage 2): random stretching of the backbone's spectrogram over frequency."""
 
-    apply: bool = True
+    apply: int = 1
     p: float = 0.5
     include_maestro: bool = False
 

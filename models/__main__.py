@@ -17,11 +17,11 @@ def describe(name: str) -> tuple[str, ...]:
     """
     architecture = models.get(name)
     with torch.device("meta"):  # sizes without the weights
-        _, net = models.build(name)
+        net = architecture.net(**architecture.preset)
     mel = architecture.mel(**architecture.mel_preset)
     millions = sum(parameter.numel() for parameter in net.parameters()) / 1e6
-    files = [checkpoint.file.rpartition("/")[2] for checkpoint in architecture.checkpoints.values()]
-    return name, f"{millions:.2f}", f"{mel.sample_rate / 1000:g}", str(net.embed_dim), ", ".join(files) or "-"
+    checkpoints = ", ".join(architecture.checkpoints) or "-"
+    return name, f"{millions:.2f}", f"{mel.sample_rate / 1000:g}", str(net.embed_dim), checkpoints
 
 
 def main():

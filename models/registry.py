@@ -52,6 +52,7 @@ class Checkpoint:
         missing: regular expressions of names that stay at their initial values when this checkpoint is loaded.
         ignored: regular expressions of (renamed) names that the file may hold and the model does not need.
         wrapper: the ``t4_wrapper`` entries which the checkpoint was trained with.
+        mel: the entries of the front end's section which it was trained with.
         config: the key of the file that holds the configuration of the network, handed to the backbone's
             ``use_config`` before the tensors are loaded; None when the file has none.
         convert: state dict -> state dict, applied to the selected tensors before they are renamed.
@@ -65,6 +66,7 @@ class Checkpoint:
     missing: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     wrapper: Mapping[str, object] = field(default_factory=lambda: NOTHING)
+    mel: Mapping[str, object] = field(default_factory=lambda: NOTHING)
     config: str | None = None
     convert: Callable[[Mapping], Mapping] | None = None
     otherwise: "Checkpoint | None" = None
@@ -107,7 +109,9 @@ class Architecture:
             return None
         if name not in self.checkpoints:
             known = ", ".join(self.checkpoints) or "none"
-            raise ValueError(f"{self.section}.pretrained_name: '{name}' is no checkpoint of {self.name} (known: {known})")
+            raise ValueError(
+                f"{self.section}.pretrained_name: '{name}' is no checkpoint of {self.name} (known: {known})"
+            )
         return self.checkpoints[name]
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from models import registry
 from models.crnn import Task4CRNN
 from models.frontends import CrnnMel, Scaler
 from models.heads import AudioSetHead
-from models.registry import defaults
+from models.registry import OWN, defaults
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ class Detectors(NamedTuple):
 # What is loaded into a detector; the other entries of section `t4_wrapper` are those of Task4CRNN.
 LOADING = {"pretrained_name": None, "model_init_id": None, "model_init_mode": "student"}
 
+# The checkpoint whose layout the files of config entries `atst_checkpoint` and `beats_checkpoint` have.
+BACKBONE_ONLY = {"atst_frame": "atst_as", "beats": "beats_as"}
+
 
 def build_detectors(
     arch,
@@ -38,6 +42,7 @@ def build_detectors(
     *,
     sample_rate=16000,
     frozen=True,
+    backbone_file=None,
     random_weights=False,
 ) -> Detectors:
     """Student and teacher of an architecture, with published weights as far as the config names any.
@@ -48,6 +53,8 @@ def build_detectors(
         resources: the resources folder.
         sample_rate: of the audio that the front ends will get, in Hz.
         frozen: student and teacher share one backbone, which is not trained.
+        backbone_file: file below ``pretrained_models`` that is loaded where ``pretrained_name`` names no checkpoint, in
+            the layout of the architecture's checkpoint without AudioSet head.
         random_weights: a weights file that is not there is a warning instead of an error.
 
     Raises:
@@ -70,11 +77,9 @@ def build_detectors(
             initialise_from_run(student, path, "student")
             initialise_from_run(teacher, path, loading["model_init_mode"])
     else:
-        chosen = loading["pretrained_name"] or config.get(architecture.section, {}).get(
-            "pretrained_name", architecture.pretrained_name
-        )
+        checkpoint = _chosen(architecture, config, loading["pretrained_name"], backbone_file)
         with _Missing(random_weights):
-            load_backbone(student.as_model, architecture, chosen, resources)
+            load_backbone(student.as_model, checkpoint, resources)
         teacher.load_state_dict(student.state_dict())
     mel.input_rate = sample_rate
     crnn_mel = CrnnMel(**config.get("mel", {}))
@@ -82,19 +87,22 @@ def build_detectors(
     return Detectors(student, teacher, crnn_mel, mel, Scaler(**config.get("scaler", {})))
 
 
-def load_backbone(model, architecture, name, resources):
-    """Loads published weights by name into an AudioSet wrapper or a bare backbone; None loads nothing.
+def load_backbone(model, checkpoint, resources):
+    """Loads published weights into an AudioSet wrapper or a bare backbone; None loads nothing."""
+    if checkpoint is not None:
+        prefix = "" if isinstance(model, AudioSetHead) else "model."
+        loaded = load_pretrained(model, checkpoint, resources, prefix=prefix)
+        log.info("%d tensors from %s", len(loaded.restored), checkpoint.file)
 
-    Raises:
-        ValueError: the architecture has no checkpoint of that name.
-        FileNotFoundError: the file is missing.
-    """
-    checkpoint = architecture.checkpoint(name)
-    if checkpoint is None:
-        return
-    prefix = "" if isinstance(model, AudioSetHead) else "model."
-    loaded = load_pretrained(model, checkpoint, resources, prefix=prefix)
-    log.info("%s: %d tensors from %s", architecture.name, len(loaded.restored), checkpoint.file)
+
+def _chosen(architecture, config, pretrained_name, backbone_file):
+    """The checkpoint which the config names, None where it names none."""
+    section = config.get(architecture.section, {})
+    checkpoint = architecture.checkpoint(pretrained_name or section.get("pretrained_name", OWN))
+    if checkpoint is None and backbone_file is not None:
+        rules = architecture.checkpoint(BACKBONE_ONLY[architecture.name])
+        return replace(rules, file=f"pretrained_models/{backbone_file}")
+    return checkpoint
 
 
 def _with_head(backbone, wrapper):

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.optim import make_optimizer
 from models import registry
 from models.crnn import Task4CRNN
+from models.frontends import CrnnMel, Scaler, amplitude_to_db
 from models.heads import AudioSetHead
 from models.layers import drop_steps
-from tests.golden.named_weights import set_named_weights
+from tests.golden.named_weights import golden_waveform, set_named_weights
 from tests.reference import golden
 
 VARIANTS = {
@@ -95,12 +97,35 @@ def test_stored_outputs(variant, inputs):
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_state_names_and_shapes_are_those_of_the_published_checkpoints(arch):
     with torch.device("meta"):
-        model = Task4CRNN(registry.build(arch)[1], **ARCHITECTURES[arch])
+        model = Task4CRNN(registry.get(arch).net(), **ARCHITECTURES[arch])
     published = golden(f"sed/state_dict_t4_{arch}.json")["shapes"]
     expected = {
         name.removeprefix("student."): shape for name, shape in published.items() if name.startswith("student.")
     }
     assert {name: list(tensor.shape) for name, tensor in model.state_dict().items()} == expected
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@torch.no_grad()
+def test_stored_outputs_from_the_waveform_on(arch):
+    stored = golden(f"sed/model_{arch}.npz")
+    audio = torch.from_numpy(golden_waveform(10.0, 16000, seed=0, batch=2))
+    front_end = registry.get(arch).mel(**({"fmax_aug_range": 2000} if arch == "fpasst" else {})).eval()
+    x = Scaler()(amplitude_to_db(CrnnMel()(audio)))
+    model = Task4CRNN(registry.get(arch).net(), **ARCHITECTURES[arch]).eval()
+    set_named_weights(model, 0)
+
+    assert_stored(model.cnn(x.transpose(2, 3))[:, ::4, ::5, 0], stored, "t4.cnn", 1e-3)
+    tokens = model.embed(front_end(audio))
+    assert_stored(tokens[:, ::31, ::8], stored, "t4.as_model", 1e-3)
+    hidden = model.hidden(x, tokens)
+    assert_stored(hidden[:, ::15, ::8], stored, "t4.rnn", 1e-3)
+    assert_stored(model.logits(hidden), stored, "t4.logits", 1e-3)
+    free, masked = model.head(hidden), model.head(hidden, torch.from_numpy(stored["t4.classes_mask"]))
+    assert_stored(free.strong, stored, "t4.strong", 1e-4)
+    assert_stored(free.weak, stored, "t4.weak", 1e-4)
+    assert_stored(masked.strong, stored, "t4.strong_masked", 1e-4)
+    assert_stored(masked.weak, stored, "t4.weak_masked", 1e-4)
 
 
 def test_masked_classes_are_silent_and_get_no_attention():
@@ -171,6 +196,14 @@ def test_the_audioset_head_is_put_on_once_and_can_be_shared():
     assert [len(group) for group in student.layer_groups()] == [1]
     with pytest.raises(ValueError, match=r"t4_wrapper\.no_wrapper"):
         Task4CRNN(student.as_model, no_wrapper=True, **SMALL)
+
+
+def test_a_frozen_audioset_head_passes_gradients_on():
+    model = Task4CRNN(Tokens(6), audioset_classes=9, **SMALL)
+    make_optimizer(model.named_parameters(), model.layer_groups(), pt_trainable_layers="all")
+    model(torch.randn(2, 1, 128, 64), torch.randn(2, 20, 6)).strong.mean().backward()
+    assert model.as_model.model.scale.grad.any()
+    assert model.as_model.head_linear_layer.weight.grad is None
 
 
 def test_dropped_steps_are_one_run_per_clip():

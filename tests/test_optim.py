@@ -54,7 +54,7 @@ def test_every_parameter_has_the_published_rate(arch, configuration):
     # the published commands for BEATs leave the AudioSet head out
     bare = arch == "beats" and not configuration.endswith("default")
     with torch.device("meta"):
-        model = Task4CRNN(registry.build(arch)[1], no_wrapper=bare)
+        model = Task4CRNN(registry.get(arch).net(), no_wrapper=bare)
     optimizer = make_optimizer(model.named_parameters(), model.layer_groups(), **settings(arch, configuration))
     stored, expected = stored_rates(arch, configuration)
 
@@ -136,12 +136,11 @@ def test_schedules_give_the_published_rates(mode):
     if mode == "linear":
         # published `linear` has the shape of a group at the optimizer's default rate, whatever the group's own is
         base_lrs = [stored["optimizer_default_lr"]]
-    wanted = {int(step): rates for step, rates in stored["lr_at_step"].items() if int(step) <= total or mode != "cos"}
+    last = total if mode.startswith("cos") else max(map(int, stored["lr_at_step"]))
+    wanted = {int(step): rates for step, rates in stored["lr_at_step"].items() if int(step) <= last}
     options = {key: stored[key] for key in ("num_training_steps", "num_warmup_steps", "gamma", "lr_end")}
     found = rates_at([*wanted], base_lrs, schedule_mode=mode, **options)
     for step, rates in wanted.items():
-        if mode == "cosine" and step > total:
-            continue
         factors = [rate / base for rate, base in zip(rates, stored["base_lrs"])]
         assert found[step] == pytest.approx([f * b for f, b in zip(factors, base_lrs)], rel=1e-9, abs=1e-15), step
 
@@ -161,8 +160,8 @@ def test_linear_ends_at_lr_end_in_every_group():
 
 
 def test_a_run_shorter_than_its_warm_up_only_warms_up():
-    rates = rates_at([0, 5, 10], [1.0], num_training_steps=5, num_warmup_steps=10)
-    assert rates == {0: [0.0], 5: [0.5], 10: [0.0]}
+    rates = rates_at([0, 5], [1.0], num_training_steps=5, num_warmup_steps=10)
+    assert rates == {0: [0.0], 5: [0.5]}
 
 
 def test_no_warm_up_starts_at_the_full_rate():

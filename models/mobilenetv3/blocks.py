@@ -80,7 +80,7 @@ def stage_strides(strides: Sequence[int]) -> list[tuple[int, int]]:
         ValueError: not four strides of 1 or 2.
     """
     if len(strides) != len(STRIDED_BLOCKS) or any(stride not in (1, 2) for stride in strides):
-        raise ValueError(f"strides are four numbers of 1 or 2, got {tuple(strides)}")
+        raise ValueError(f"mn.strides: {tuple(strides)} are not four numbers of 1 or 2")
     by_block = dict(zip(STRIDED_BLOCKS, strides))
     return [(by_block.get(block, 1),) * 2 for block in range(len(LAYOUT))]
 
@@ -166,8 +166,8 @@ class SqueezeExcitation(nn.Module):
         if x.shape[self.axis] != self.fc1.in_features:
             letter = "?cft"[self.axis]
             raise ValueError(
-                f"squeeze-excitation over '{letter}' was built for {self.fc1.in_features} positions and the feature map "
-                f"has {x.shape[self.axis]}: set input_dim_{letter} to the mel spectrogram's size"
+                f"squeeze-excitation over '{letter}' was built for {self.fc1.in_features} positions and meets "
+                f"{x.shape[self.axis]}: set mn.input_dim_{letter} to the size of the mel spectrogram"
             )
         gate = torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean(self.others)))))
         shape = [x.shape[0], 1, 1, 1]
@@ -225,8 +225,9 @@ class AttentionPooling(nn.Module):
     def forward(self, x):
         """[batch, channels, frequency, time] -> logits [batch, classes]."""
         x = self.subspace_proj(x.mean(2).transpose(1, 2))
-        x = x.view(*x.shape[:2], 2, self.heads, self.num_classes).float()
-        attention, values = x.unbind(2)
+        # At least float32: half precision cannot hold the clamped ends.
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        attention, values = x.unflatten(2, (2, self.heads, self.num_classes)).unbind(2)
         attention = torch.sigmoid(attention).clamp(1e-7, 1 - 1e-7)
         pooled = (attention * values).sum(1) / attention.sum(1)
         return (pooled * self.head_weight).sum(1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import nn
@@ -10,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 from models.mobilenetv3.blocks import (
     AGGREGATIONS,
     AXES,
-    STEM_CHANNELS,
     AttentionPooling,
     BlockPlan,
     ConcurrentSqueezeExcitation,
@@ -55,9 +55,9 @@ class MobileNet(Backbone):
         super().__init__()
         axes = "" if se_dims == "none" else se_dims
         if len(set(axes)) != len(axes) or not set(axes) <= set(AXES) or not se_dims:
-            raise ValueError(f"se_dims is 'none' or a selection of the letters c, f, t, got '{se_dims}'")
+            raise ValueError(f"mn.se_dims: '{se_dims}' is neither 'none' nor a selection of the letters c, f, t")
         if se_agg not in AGGREGATIONS:
-            raise ValueError(f"se_agg is one of {', '.join(AGGREGATIONS)}, got '{se_agg}'")
+            raise ValueError(f"mn.se_agg: '{se_agg}' is none of {', '.join(AGGREGATIONS)}")
         stem, last = plans[0].in_channels, plans[-1].out_channels
         layers = [ConvNorm(1, stem, 3, stride=(2, 2), activation=nn.Hardswish)]
         bands, frames = -(-input_dim_f // 2), -(-input_dim_t // 2)
@@ -87,8 +87,7 @@ class MobileNet(Backbone):
             x = x.contiguous(memory_format=torch.channels_last)
         for layer in rest:
             if self.grad_checkpointing and torch.is_grad_enabled():
-                contexts = lambda layer=layer: (nullcontext(), _keep_statistics(layer))  # noqa: E731
-                x = checkpoint(layer, x, use_reentrant=False, context_fn=contexts)
+                x = checkpoint(layer, x, use_reentrant=False, context_fn=partial(_recomputation, layer))
             else:
                 x = layer(x)
         return x
@@ -187,7 +186,7 @@ class FrameMobileNet(Backbone):
             ValueError: the spectrogram has not 128 bands, which the strides reduce to one.
         """
         if mel.shape[2] != 128:
-            raise ValueError(f"frame-wise MobileNets take 128 mel bands, got {mel.shape[2]}")
+            raise ValueError(f"frame_mn expects 128 mel bands, got {mel.shape[2]}")
         return self.frame_mn(mel)
 
     def layer_groups(self):
@@ -205,9 +204,7 @@ def _classifier(head_type, in_channels, hidden, num_classes, dropout, attention_
         return nn.Sequential(nn.Conv2d(in_channels, num_classes, 1, bias=False), nn.BatchNorm2d(num_classes), *pool)
     if head_type == "multihead_attention_pooling":
         return AttentionPooling(in_channels, num_classes, attention_heads)
-    raise ValueError(
-        f"head_type is mlp, fully_convolutional or multihead_attention_pooling, got '{head_type}'"
-    )
+    raise ValueError(f"mn.head_type: '{head_type}' is none of mlp, fully_convolutional, multihead_attention_pooling")
 
 
 def _initialise(module: nn.Module):
@@ -219,14 +216,19 @@ def _initialise(module: nn.Module):
         nn.init.zeros_(module.bias)
 
 
+def _recomputation(module: nn.Module):
+    """Contexts of the first forward pass and of the recomputed one."""
+    return nullcontext(), _keep_statistics(module)
+
+
 @contextmanager
 def _keep_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms inside normalise as before and update nothing: a recomputed forward pass must not count twice."""
-    norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d) and child.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+    """Puts the buffers back afterwards: a recomputed forward pass must not count twice in the running statistics."""
+    own = [(child, *entry) for child in module.modules() for entry in child.named_buffers(recurse=False)]
+    for child, name, buffer in own:
+        setattr(child, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for child, name, buffer in own:
+            setattr(child, name, buffer)

@@ -1,0 +1,191 @@
+"""Figures of detections and scores as PNG files, drawn without a display and without pyplot's global state."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from helpers.metrics import PsdRoc
+
+# Distinguishable with colour blindness [Okabe and Ito, 2008].
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+TRUTH = "#009E73"
+
+
+def _figure(width: float, height: float):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure, path) -> Path:
+    """Writes under another name first, so that a file of that name is always whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    figure.savefig(temporary, format="png", dpi=120)
+    os.replace(temporary, path)
+    return path
+
+
+def _plain(label: str) -> str:
+    return label.replace("_", " ")
+
+
+def shown_classes(events: Iterable[tuple[float, float, str]], scores, labels: Sequence[str], at_least: float = 0.1):
+    """Indices of the classes worth a row: true ones, and those that score ``at_least`` anywhere; else the highest."""
+    true = {label for _, _, label in events}
+    peaks = np.asarray(scores).max(0)
+    chosen = [i for i, label in enumerate(labels) if label in true or peaks[i] >= at_least]
+    return chosen or [int(peaks.argmax())]
+
+
+def plot_clip(
+    mel,
+    events: Iterable[tuple[float, float, str]],
+    scores,
+    labels: Sequence[str],
+    path,
+    duration: float = 10.0,
+    timestamps=None,
+    title: str = "",
+    mel_unit: str = "dB",
+) -> Path:
+    """One clip: its mel spectrogram, the true events as bars, and the predicted scores over time.
+
+    Args:
+        mel: [bands, frames], in the unit to be shown (decibels, or whatever the front end gives).
+        events: (onset, offset, label) in seconds.
+        scores: [frames, classes] probabilities.
+        labels: names of the classes.
+        path: PNG file to write.
+        duration: seconds of the spectrogram.
+        timestamps: [frames + 1] boundaries of the score frames in seconds; None spreads them over ``duration``.
+        title: above the figure, such as the file name.
+        mel_unit: unit of ``mel``.
+
+    Returns:
+        the path.
+    """
+    events, scores, mel = list(events), np.asarray(scores), np.asarray(mel)
+    timestamps = np.linspace(0, duration, len(scores) + 1) if timestamps is None else np.asarray(timestamps)
+    rows = shown_classes(events, scores, labels)
+    height = 0.28 * len(rows)
+    figure = _figure(10, 3.4 + 2 * height)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[2.2, 0.4 + height, 0.4 + height])
+    if title:
+        figure.suptitle(title, fontsize=12)
+
+    low, high = np.percentile(mel, [2, 99.8])
+    image = top.imshow(
+        mel, origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=max(high, low + 1e-6),
+        extent=(0, duration, 0, len(mel)), interpolation="nearest",
+    )  # fmt: skip
+    top.set(ylabel="mel band", title="mel spectrogram")
+    figure.colorbar(image, ax=top, label=mel_unit, pad=0.01, aspect=12)
+
+    _event_rows(middle, events, [labels[i] for i in rows])
+    middle.set_title("true events")
+    heat = bottom.pcolormesh(
+        timestamps, np.arange(len(rows) + 1) - 0.5, scores[:, rows].T, cmap="Blues", vmin=0, vmax=1, rasterized=True
+    )
+    _class_axis(bottom, [labels[i] for i in rows])
+    bottom.set(title="predicted scores", xlabel="time (s)", xlim=(0, duration))
+    figure.colorbar(heat, ax=bottom, label="probability", pad=0.01, aspect=12)
+    return _save(figure, path)
+
+
+def _class_axis(axes, labels):
+    axes.set_yticks(range(len(labels)), [_plain(label) for label in labels], fontsize=9)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+
+
+def _event_rows(axes, events, labels):
+    row = {label: i for i, label in enumerate(labels)}
+    for onset, offset, label in events:
+        if label in row:
+            axes.barh(row[label], offset - onset, left=onset, height=0.7, color=TRUTH)
+    for i in range(1, len(labels)):
+        axes.axhline(i - 0.5, color="0.9", linewidth=0.6, zorder=0)
+    _class_axis(axes, labels)
+
+
+def plot_psd_roc(curves: Mapping[str, PsdRoc], path, title: str = "PSD-ROC") -> Path:
+    """Effective true positive rate over effective false positives per hour, one curve per entry.
+
+    The classes of the first entry are drawn as thin lines behind.
+
+    Args:
+        curves: name -> curve.
+        path: PNG file to write.
+        title: above the figure.
+
+    Returns:
+        the path.
+    """
+    figure = _figure(7, 5)
+    axes = figure.add_subplot()
+    end = max(curve.max_efpr for curve in curves.values())
+    for k, (name, curve) in enumerate(curves.items()):
+        if k == 0:
+            for i, (efpr, tpr) in enumerate(curve.classes.values()):
+                note = "classes of the first curve" if i == 0 else None
+                axes.step(*_staircase(efpr, tpr, end), where="post", color="0.8", linewidth=0.8, label=note)
+        x, y = _staircase(curve.efpr, curve.etpr, end)
+        colour = COLOURS[k % len(COLOURS)]
+        axes.step(x, y, where="post", color=colour, linewidth=2, label=f"{_plain(name)} (PSDS {curve.value:.3f})")
+    axes.set(
+        xlim=(0, end), ylim=(0, 1.02), title=title,
+        xlabel="effective false positives per hour", ylabel="effective true positive rate",
+    )  # fmt: skip
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=9, ncols=2)
+    return _save(figure, path)
+
+
+def _staircase(x, y, end):
+    """A curve from 0 to ``end``, flat where it has no more points."""
+    inside = np.asarray(x) <= end
+    x, y = np.asarray(x)[inside], np.asarray(y)[inside]
+    last = y[-1] if len(y) else 0.0
+    return np.concatenate(([0.0], x, [end])), np.concatenate(([0.0], y, [last]))
+
+
+def plot_class_psds(
+    values: Mapping[str, Mapping[str, float]], path, title: str = "PSDS by class", xlabel: str = "PSDS"
+) -> Path:
+    """Bars of every class, side by side for several systems; a class without a value says so.
+
+    Args:
+        values: system -> label -> value in [0, 1], nan where there is none.
+        path: PNG file to write.
+        title: above the figure.
+        xlabel: what the values are.
+
+    Returns:
+        the path.
+    """
+    labels = list(dict.fromkeys(label for classes in values.values() for label in classes))
+    figure = _figure(7, 1.6 + len(labels) * (0.16 + 0.16 * len(values)))
+    axes = figure.add_subplot()
+    thickness = 0.8 / max(len(values), 1)
+    for k, (system, classes) in enumerate(values.items()):
+        rows = np.arange(len(labels)) - 0.4 + (k + 0.5) * thickness
+        heights = np.array([classes.get(label, np.nan) for label in labels], dtype=float)
+        axes.barh(rows, np.nan_to_num(heights), thickness * 0.9, color=COLOURS[k % len(COLOURS)], label=_plain(system))
+        for row, value in zip(rows, heights):
+            text = "no true event" if np.isnan(value) else f"{value:.2f}"
+            axes.text(np.nan_to_num(value) + 0.01, row, text, va="center", fontsize=7, color="0.35")
+    _class_axis(axes, labels)
+    axes.set(xlim=(0, 1.08), xlabel=xlabel, title=title)
+    axes.grid(axis="x", color="0.92")
+    axes.set_axisbelow(True)
+    if len(values) > 1:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -1.0 / max(len(labels), 1)), frameon=False, ncols=4)
+    return _save(figure, path)

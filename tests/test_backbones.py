@@ -1,0 +1,497 @@
+"""Transformer backbones: published names, outputs and layer groups, checkpoints, training options, bad input."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.checkpoints import load_pretrained, save
+from models import registry
+from models.atst_frame import AtstFrame
+from models.beats.net import Beats, BeatsConfig, relative_buckets
+from models.fpasst.net import FPaSST, from_deit
+from models.heads import AudioSetHead
+from models.vit import time_positions
+from tests.golden.named_weights import golden_waveform, named_array, set_named_weights
+from tests.reference import golden
+
+ARCHS = ("atst_frame", "fpasst", "beats")
+MELS = {"fpasst": {"passt_mel": {"fmax_aug_range": 2000}}}
+# arch: (section, a small network, mel bands)
+TINY = {
+    "atst_frame": (AtstFrame, {"embed_dim": 48, "depth": 2, "num_heads": 4}, 64),
+    "fpasst": (FPaSST, {"embed_dim": 48, "depth": 2, "num_heads": 4}, 128),
+    "beats": (
+        Beats,
+        {
+            "encoder_embed_dim": 48,
+            "encoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "encoder_ffn_embed_dim": 96,
+            "embed_dim": 24,
+        },
+        128,
+    ),
+}
+PUBLISHED_CFG = {
+    "encoder_layers": 12,
+    "input_patch_size": 16,
+    "max_distance": 800,
+    "deep_norm": True,
+    "relative_position_embedding": True,
+    "gru_rel_pos": True,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "encoder_layerdrop": 0.05,
+    "layer_wise_gradient_decay_ratio": 0.6,
+    "finetuned_model": True,
+    "predictor_class": 527,
+}
+
+
+def tiny(arch, **options):
+    torch.manual_seed(0)
+    net, sizes, _ = TINY[arch]
+    return net(**sizes, **options)
+
+
+def features(arch, frames=64, batch=2, seed=0):
+    values = np.random.default_rng(seed).standard_normal((batch, 1, TINY[arch][2], frames))
+    return torch.from_numpy(0.5 * values.astype(np.float32))
+
+
+def on_meta(arch):
+    with torch.device("meta"):
+        return registry.get(arch).net()
+
+
+def shapes(module, prefix=""):
+    return {prefix + name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+# --- published values
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_published_embeddings(arch):
+    expected = golden(f"sed/model_{arch}.npz")
+    mel, net = registry.build(arch, MELS.get(arch, {}))
+    mel.eval(), net.eval()
+    assert len(set_named_weights(net, 0)) == expected["n_tensors_set"]
+    x = mel(torch.from_numpy(golden_waveform(10.0, 16000, 0, 2)))
+    np.testing.assert_allclose([x.mean(), x.std(), x.min(), x.max()], expected["mel.stats"], atol=1e-4)
+    across, along = expected["embedding.stride"]
+    with torch.no_grad():
+        y = net(x)
+        assert list(y.shape) == expected["embedding.shape"].tolist()
+        np.testing.assert_allclose(y[:, ::across, ::along], expected["embedding"], atol=1e-4)
+        np.testing.assert_allclose(y.mean((0, 1)), expected["embedding.channel_mean"], atol=1e-5)
+        np.testing.assert_allclose(y.mean(2), expected["embedding.token_mean"], atol=1e-5)
+        rng = np.random.default_rng([0, 12])
+        for name in ("noise", "noise_short"):
+            x = (0.5 * rng.standard_normal(expected[f"{name}.input.shape"])).astype(np.float32)
+            np.testing.assert_allclose(x[0, 0, :4, :5], expected[f"{name}.input.corner"], atol=1e-6)
+            y = net(torch.from_numpy(x))
+            assert list(y.shape) == expected[f"{name}.embedding.shape"].tolist()
+            np.testing.assert_allclose(y[:, ::across, ::along], expected[f"{name}.embedding"], atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_names_and_shapes_are_the_published_ones(arch):
+    # BEATs has no AudioSet head around it in the published systems.
+    prefix = "student.as_model." if arch == "beats" else "student.as_model.model."
+    published = golden(f"sed/state_dict_t4_{arch}.json")["shapes"]
+    head = ("student.as_model.head_linear_layer.", "student.as_model.att_linear_layer.")
+    expected = {name: s for name, s in published.items() if name.startswith(prefix) and not name.startswith(head)}
+    assert shapes(on_meta(arch), prefix) == expected
+
+
+def test_the_image_model_becomes_the_published_start():
+    expected = golden("sed/fpasst_from_deit.npz")
+    sizes = {"cls_token": (1, 1, 768), "dist_token": (1, 1, 768), "pos_embed": (1, 578, 768)}
+    sizes |= {"patch_embed.proj.weight": (768, 3, 16, 16)}
+    state = {
+        name: torch.from_numpy(named_array(name, sizes.get(name, (3,)), 0)).float()
+        for name in expected["deit_names"].tolist()
+    }
+    result = from_deit(state)
+    np.testing.assert_allclose(result["new_pos_embed"], expected["new_pos_embed"], atol=1e-6)
+    np.testing.assert_allclose(result["freq_new_pos_embed"].flatten(), expected["freq_new_pos_embed"], atol=1e-6)
+    assert result["time_new_pos_embed"].shape == (1, 768, 1, 250)
+    time = result["time_new_pos_embed"][0, ::6, 0]
+    np.testing.assert_allclose(time, expected["time_new_pos_embed"], atol=1e-6)
+    weight = result["patch_embed.proj.weight"]
+    assert list(weight.shape) == expected["patch_embed_weight_shape"].tolist()
+    np.testing.assert_allclose(weight[::48, :, ::9], expected["patch_embed_weight"], atol=1e-7)
+    for name in expected["kept_as_is"].tolist():
+        assert torch.equal(result[name], state[name])
+    absent = set(on_meta("fpasst").state_dict()) - set(result)
+    assert absent == set(expected["at_initialisation"].tolist())
+
+
+# --- layer groups
+
+
+def published_depth(arch):
+    """Group of every backbone parameter in the published optimizer, 0 the input side; rates halve from the top."""
+    rates = golden(f"sed/optimizer_{arch}.json")["stage2"]["lr"]
+    prefix = "as_model." if arch == "beats" else "as_model.model."
+    names = {name.removeprefix(prefix): rate for name, rate in rates.items() if name.startswith(prefix)}
+    return {name: 13 - round(math.log2(1e-4 / rate)) for name, rate in names.items()}
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_layer_groups_are_the_published_ones(arch):
+    net = on_meta(arch)
+    depth = {id(parameter): i for i, group in enumerate(net.layer_groups()) for parameter in group}
+    ours = {name: depth[id(parameter)] for name, parameter in net.named_parameters()}
+    expected = published_depth(arch)
+    if arch == "fpasst":  # there, "blocks.1" was also found in the names of blocks 10 and 11
+        wrong = {name: depth for name, depth in expected.items() if name.startswith(("blocks.10.", "blocks.11."))}
+        assert set(wrong.values()) == {2}
+        expected |= {name: 1 + int(name.split(".")[1]) for name in wrong}
+    assert ours == expected
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_layer_groups_hold_every_parameter_once(arch):
+    net = tiny(arch)
+    grouped = [id(parameter) for group in net.layer_groups() for parameter in group]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in net.parameters())
+    assert len(net.layer_groups()) == 4
+
+
+# --- checkpoints
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_stage_checkpoint_fills_the_audioset_wrapper(arch, tmp_path):
+    tables = registry.get(arch).checkpoints
+    (name,) = (name for name in tables if name.endswith("_stage2"))
+    wrapper = AudioSetHead(tiny(arch))
+    own = wrapper.model if arch == "beats" else wrapper
+    student = {f"as_model.{key}": torch.ones(tensor.shape) for key, tensor in own.state_dict().items()}
+    save(tmp_path / tables[name].file, {"student": {**student, "cnn.cnn.conv0.bias": torch.zeros(3)}})
+    loaded = load_pretrained(wrapper, tables[name], tmp_path)
+    assert all((parameter == 1).all() for parameter in wrapper.model.parameters())
+    assert loaded.left == (["head_linear_layer.weight", "head_linear_layer.bias"] if arch == "beats" else [])
+
+
+def beats_file(folder, legacy=False, cfg=None):
+    """A BEATs file as published, for the full-size network but with tensors that take no room: all ones."""
+    table = registry.get("beats").checkpoints["beats_as"]
+    state = {name.removeprefix("model."): torch.ones(()).expand(s) for name, s in shapes(on_meta("beats")).items()}
+    state["predictor.bias"] = torch.zeros(527)
+    if legacy:
+        for old, new in (("original0", "weight_g"), ("original1", "weight_v")):
+            state[f"encoder.pos_conv.0.{new}"] = state.pop(f"encoder.pos_conv.0.parametrizations.weight.{old}")
+    save(folder / table.file, {"cfg": PUBLISHED_CFG | (cfg or {}), "model": state})
+    return table
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_beats_file_loads_with_both_names_of_weight_norm(tmp_path, legacy):
+    table = beats_file(tmp_path, legacy)
+    net = on_meta("beats").to_empty(device="cpu")
+    assert not load_pretrained(net, table, tmp_path, prefix="model.").left
+    assert all((parameter == 1).all() for parameter in net.parameters())
+    assert (net.config.encoder_layerdrop, net.config.layer_wise_gradient_decay_ratio) == (0.05, 0.6)
+
+
+def test_legacy_names_of_weight_norm_load_in_a_plain_state_dict():
+    net = tiny("beats")
+    state = {}
+    for name, tensor in net.state_dict().items():
+        name = name.replace("parametrizations.weight.original0", "weight_g")
+        state[name.replace("parametrizations.weight.original1", "weight_v")] = torch.zeros_like(tensor)
+    net.load_state_dict(state)
+    assert all((parameter == 0).all() for parameter in net.parameters())
+
+
+def test_a_beats_file_of_another_network_is_named(tmp_path):
+    table = beats_file(tmp_path, cfg={"encoder_layers": 6})
+    net = on_meta("beats").to_empty(device="cpu")
+    with pytest.raises(ValueError, match="the checkpoint's cfg has encoder_layers=6, this network 12"):
+        load_pretrained(net, table, tmp_path, prefix="model.")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"activation_fn": "glu"}, "activation_fn='glu' in cfg, this network has activation_fn='gelu'"),
+        ({"layer_norm_first": True}, "layer_norm_first=True"),
+        ({"gru_rel_pos": False}, "gru_rel_pos=False"),
+        ({"input_patch_size": 15}, "input_patch_size=15 in cfg does not divide 128 bands"),
+    ],
+)
+def test_variants_of_beats_that_nobody_published_are_named(entry, message):
+    with pytest.raises(ValueError, match=message):
+        Beats.from_checkpoint_config(PUBLISHED_CFG | entry)
+
+
+def test_a_beats_network_follows_the_configuration_of_its_checkpoint():
+    cfg = PUBLISHED_CFG | TINY["beats"][1] | {"encoder_layers": 3}
+    net = Beats.from_checkpoint_config(cfg, tokens_per_frame=2)
+    assert net.config == BeatsConfig.read(cfg)
+    assert len(net.model.encoder.layers) == 3
+    assert net.eval()(features("beats")).shape == (2, 8, 48)
+    with pytest.raises(ValueError, match=r"input_patch_size=-1"):
+        Beats.from_checkpoint_config({})
+
+
+def test_a_start_from_the_image_model_leaves_the_convolutions(tmp_path):
+    table = registry.get("fpasst").checkpoints["deit_base_distilled_patch16_384"]
+    net = FPaSST(depth=1)
+    sizes = shapes(net) | {"pos_embed": [1, 578, 768], "patch_embed.proj.weight": [768, 3, 16, 16]}
+    own = ("new_pos_embed", "freq_new_pos_embed", "time_new_pos_embed", "conv_in_")
+    state = {name: torch.ones(()).expand(size) for name, size in sizes.items() if not name.startswith(own)}
+    save(tmp_path / table.file, {"model": {**state, "head.weight": torch.zeros(1000, 768)}})
+    loaded = load_pretrained(net, table, tmp_path, prefix="model.")
+    assert {name.split(".")[0] for name in loaded.left} == {"conv_in_1", "conv_in_2", "conv_in_3"}
+    with pytest.raises(ValueError, match="not the state of a distilled image transformer: pos_embed"):
+        from_deit({"dist_token": torch.zeros(1), "patch_embed.proj.weight": torch.zeros(1)})
+
+
+# --- what all backbones promise
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_trainable_parameter_gets_a_gradient(arch):
+    net = tiny(arch).train()
+    net(features(arch)).square().sum().backward()
+    without = [name for name, p in net.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == (["atst.mask_embed"] if arch == "atst_frame" else [])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_gradient_checkpointing_changes_nothing(arch):
+    plain, saving = tiny(arch).train(), tiny(arch, grad_checkpointing=True).train()
+    outputs = [net(features(arch)) for net in (plain, saving)]
+    assert torch.equal(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    for (name, a), (_, b) in zip(plain.named_parameters(), saving.named_parameters()):
+        assert (a.grad is None) == (b.grad is None), name
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_gradient_checkpointing_stores_less(arch):
+    stored = []
+
+    def count(tensor):
+        stored[-1] += tensor.numel()
+        return tensor
+
+    for net in (tiny(arch).train(), tiny(arch, grad_checkpointing=True).train()):
+        stored.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            net(features(arch, frames=320))
+    assert stored[1] < 0.7 * stored[0]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_float32_is_enough(arch):
+    net = tiny(arch).eval()
+    set_named_weights(net, 0)
+    x = features(arch, 320)
+    torch.testing.assert_close(net(x).double(), copy.deepcopy(net).double()(x.double()), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_clips_do_not_depend_on_their_batch(arch):
+    net, x = tiny(arch).eval(), features(arch, batch=3)
+    torch.testing.assert_close(net(x)[1:2], net(x[1:2]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_half_precision_stays_near(arch):
+    net, x = tiny(arch).eval(), features(arch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = net(x)
+    assert (half.float() - net(x)).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_random_initialisation(arch):
+    net = tiny(arch)
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        elif "norm" in name and name.endswith("weight"):
+            assert (parameter == 1).all(), name
+        elif not name.startswith("conv_in_") and parameter.numel() > 1000 and arch != "beats":
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.1), name
+    assert net.eval()(features(arch)).std() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("arch", "frames", "tokens"),
+    [
+        ("atst_frame", 4, 1),
+        ("atst_frame", 1003, 250),
+        ("atst_frame", 1600, 400),
+        ("fpasst", 1, 1),
+        ("fpasst", 1001, 251),
+        ("fpasst", 1600, 400),
+        ("beats", 16, 8),
+        ("beats", 47, 16),
+        ("beats", 1600, 800),
+    ],
+)
+def test_inputs_of_any_length(arch, frames, tokens):
+    y = tiny(arch).eval()(features(arch, frames, batch=1))
+    assert y.shape == (1, tokens, 48)
+    assert y.isfinite().all()
+
+
+def test_positions_are_cut_or_stretched():
+    table = torch.arange(4.0).reshape(1, 1, 4)
+    assert time_positions(table, 3).flatten().tolist() == [0, 1, 2]
+    assert time_positions(table, 2, offset=2).flatten().tolist() == [2, 3]
+    assert time_positions(table, 8).flatten().tolist() == [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("shape", [(1, 1, 40, 100), (1, 2, 128, 100), (1, 128, 100), (1, 1, 128, 0)])
+def test_features_of_another_shape_are_refused(arch, shape):
+    with pytest.raises(ValueError, match=rf"{arch} expects features of shape \[batch, 1, \d+, at least \d+ frames\]"):
+        tiny(arch)(torch.zeros(shape))
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="embed_dim=50 is not a multiple of num_heads=4"):
+        AtstFrame(embed_dim=50, depth=1, num_heads=4)
+    with pytest.raises(ValueError, match="encoder_embed_dim=48 is not a multiple of encoder_attention_heads=5"):
+        Beats(**TINY["beats"][1] | {"encoder_attention_heads": 5})
+
+
+# --- fPaSST
+
+
+def test_patchout_drops_tokens_in_training_only():
+    net, x = tiny("fpasst", frame_patchout=6), features("fpasst", 80)
+    assert net.eval()(x, np.random.default_rng(0)).shape == (2, 20, 48)
+    net.train()
+    first = net(x, np.random.default_rng(0))
+    assert first.shape == (2, 14, 48)
+    assert torch.equal(net(x, np.random.default_rng(0)), first)
+    assert not torch.equal(net(x, np.random.default_rng(1)), first)
+    with pytest.raises(ValueError, match=r"fpasst\.frame_patchout=6 needs a random generator in training"):
+        net(x)
+    with pytest.raises(ValueError, match=r"fpasst\.frame_patchout=6 leaves none of 6 tokens"):
+        net(features("fpasst", 24), np.random.default_rng(0))
+
+
+def test_the_time_embedding_of_short_clips_is_a_random_window_in_training():
+    net, x = tiny("fpasst"), features("fpasst", 80)
+    evaluation = net.eval()(x)
+    assert torch.equal(net(x, np.random.default_rng(0)), evaluation)
+    net.train()
+    assert torch.equal(net(x), evaluation)
+    windows = {net(x, np.random.default_rng(seed)).sum().item() for seed in range(5)}
+    assert len(windows) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"arch": "passt_s_kd_p16_128_ap486"}, r"fpasst\.arch: 'passt_s_kd_p16_128_ap486' is not"),
+        ({"in_channels": 1}, r"fpasst\.in_channels: the convolutions give 16 channels, got 1"),
+        ({"input_fdim": 126}, r"fpasst\.input_fdim: 126"),
+        ({"input_tdim": 2000}, r"fpasst\.pos_embed_length: 2000 frames need 500, got 250"),
+        ({"frame_patchout": 250}, r"fpasst\.frame_patchout: 250 is not within 0 and 249"),
+    ],
+)
+def test_options_of_fpasst_that_do_not_fit_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        FPaSST(**options)
+
+
+# --- BEATs
+
+
+def test_all_layers_of_beats_share_one_position_table():
+    net = copy.deepcopy(tiny("beats"))
+    tables = [layer.self_attn.relative_attention_bias for layer in net.model.encoder.layers]
+    assert all(table is tables[0] for table in tables)
+    assert sum(name.endswith("relative_attention_bias.weight") for name in net.state_dict()) == 2
+    assert sum(name.endswith("relative_attention_bias.weight") for name, _ in net.named_parameters()) == 1
+
+
+def test_buckets_of_relative_positions():
+    # 16 buckets: 8 per sign, of which 4 hold one distance each and 4 are logarithmic up to 64
+    distance = torch.tensor([0, -1, -3, -4, -7, -8, -16, -32, -64, -999, 1, 3, 4, 999])
+    expected = [0, 1, 3, 4, 4, 5, 6, 7, 7, 7, 9, 11, 12, 15]
+    assert relative_buckets(distance, 16, 64).tolist() == expected
+
+
+def test_position_bias_depends_on_key_minus_query():
+    encoder = tiny("beats").model.encoder
+    table = encoder.layers[0].self_attn.relative_attention_bias
+    bias = encoder.position_bias(30, 800)
+    assert bias.shape == (4, 30, 30)
+    for query, key in ((0, 0), (3, 7), (29, 0), (0, 29)):
+        bucket = relative_buckets(torch.tensor(key - query), 320, 800)
+        assert torch.equal(bias[:, query, key], table.weight[bucket])
+
+
+def test_tokens_are_folded_into_frames():
+    tokens = tiny("beats").eval()(features("beats")).reshape(2, 4, 8, 48)
+    frames = tiny("beats", tokens_per_frame=1).eval()(features("beats"))
+    torch.testing.assert_close(frames, tokens.mean(2))
+    halves = tiny("beats", tokens_per_frame=2).eval()(features("beats"))
+    torch.testing.assert_close(halves[:, 1], tokens[:, 0, 4:].mean(1))
+    with pytest.raises(ValueError, match=r"beats\.tokens_per_frame: 3 does not divide 8"):
+        Beats(tokens_per_frame=3)
+
+
+def test_rates_of_training_come_from_the_configuration():
+    x = features("beats")
+    net = tiny("beats").train()
+    plain = net(x)
+    cfg = PUBLISHED_CFG | TINY["beats"][1]
+    net.use_config(cfg | {"encoder_layerdrop": 1.0})
+    assert torch.equal(net(x), plain)  # no generator, no draws
+    skipped = net(x, np.random.default_rng(0))
+    assert not torch.equal(skipped, plain)
+    assert torch.equal(net.eval()(x, np.random.default_rng(0)), plain)
+    net.use_config(cfg | {"dropout": 0.5})
+    assert torch.equal(net(x), plain)
+    assert not torch.equal(net.train()(x), plain)
+
+
+def test_gradients_decay_from_layer_to_layer():
+    x = features("beats")
+    gradients = []
+    for ratio in (1.0, 0.5):
+        net = tiny("beats").train()
+        net.use_config(PUBLISHED_CFG | TINY["beats"][1] | {"layer_wise_gradient_decay_ratio": ratio})
+        net(x).sum().backward()
+        # the position table gets gradients from every layer
+        gradients.append([net.model.encoder.layers[i].fc1.weight.grad for i in (1, 0)])
+        gradients[-1].append(net.model.patch_embedding.weight.grad)
+    for (full, decayed), factor in zip(zip(*gradients), (1, 0.5, 0.25)):
+        torch.testing.assert_close(decayed, factor * full)
+
+
+# --- registry
+
+
+def test_registered_defaults():
+    assert [registry.get(arch).pretrained_name for arch in ARCHS] == ["atst_as_strong", "passt_as_strong", None]
+    sections = registry.sections()
+    assert sections["atst_mel"] == {"per_clip_range": False}
+    assert sections["beats_mel"] == {}
+    assert sections["fpasst"]["frame_patchout"] == 0
+    for arch in ARCHS:
+        architecture = registry.get(arch)
+        assert architecture.pretrained_name in (None, *architecture.checkpoints)
+        for entry in architecture.checkpoints.values():
+            while entry is not None:
+                assert entry.file.startswith("pretrained_models/")
+                assert set(entry.mel) <= set(sections[architecture.mel_section])
+                entry = entry.otherwise
