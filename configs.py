@@ -16,12 +16,22 @@ DIRS_PATH = f"{RESOURCES_PATH}/dirs"
 RELEASE = "https://github.com/CPJKU/cpjku_dcase24/releases/download/files"
 TAGGING_RELEASE = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1"
 
+# Checkpoints that only a plugin's table names, by its config section.
+RELEASES = {
+    "mn": TAGGING_RELEASE,
+    "frame_mn": "https://github.com/fschmid56/PretrainedSED/releases/download/v0.0.1",
+}
+
 # name: (path below the resources folder, address); an archive unpacks into the folder that its path names
 RESOURCES = {
     "pseudo-labels": ("pseudo-labels", f"{RELEASE}/pseudo-labels.zip"),
     "dirs": ("dirs", f"{RELEASE}/dirs.zip"),
     "exclude": ("exclude", f"{RELEASE}/exclude.zip"),
     "external_strong_split": ("external_strong_split", f"{RELEASE}/external_strong_split.zip"),
+    "deit_base": (
+        "pretrained_models/deit_base_distilled_patch16_384-d0272ac0.pth",
+        "https://dl.fbaipublicfiles.com/deit/deit_base_distilled_patch16_384-d0272ac0.pth",
+    ),
     "beats_as": ("pretrained_models/beats_as.pt", f"{RELEASE}/beats_as.pt"),
     **{
         name: (f"pretrained_models/{name}.ckpt", f"{RELEASE}/{name}.ckpt")

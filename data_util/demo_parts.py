@@ -123,15 +123,11 @@ def _rows(events):
 
 def write_desed_tables(paths, events):
     """Labels, durations and lists of excluded files, from part -> file name -> events."""
-    strong = {"synth_train": "synth", "strong_train": "strong", "synth_val": "synth_val", "devtest": "test"}
-    for name, table in {**strong, "eval_public": "eval_public"}.items():
-        write_events(paths[f"{table}_tsv"], events[name])
     evaluated = {"synth_val": "synth_val", "devtest": "test", "eval_public": "eval_public"}
-    for name, table in {
-        **evaluated,
-        "eval_private": "eval_private",
-        "external_strong_train": "external_strong",
-    }.items():
+    for name, table in {"synth_train": "synth", "strong_train": "strong", **evaluated}.items():
+        write_events(paths[f"{table}_tsv"], events[name])
+    also = {"eval_private": "eval_private", "external_strong_train": "external_strong"}
+    for name, table in {**evaluated, **also}.items():
         write_durations(paths[f"{table}_dur"], dict.fromkeys(events[name], float(CLIP_SECONDS)))
     external = list(events["external_strong_train"].items())
     pivot = len(external) - max(1, len(external) // EXTERNAL_EVAL)

@@ -1,5 +1,6 @@
 """Optimizer and learning-rate schedule: layer-wise rates for a pretrained backbone, warm-up and decay per step."""
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -54,12 +55,10 @@ def parameter_groups(
         raise ValueError("layer_groups hold parameters which named_parameters do not")
 
     own = [(name, parameter) for name, parameter in named_parameters if id(parameter) not in inside]
-    for name, parameter in own:
-        if name.startswith(pretrained):
-            parameter.requires_grad_(False)
-    for group in layer_groups[: len(layer_groups) - n_trained]:
-        for parameter in group:
-            parameter.requires_grad_(False)
+    untrained = list(layer_groups[: len(layer_groups) - n_trained])
+    untrained.append([parameter for name, parameter in own if name.startswith(pretrained)])
+    for parameter in itertools.chain(*untrained):
+        parameter.requires_grad_(False)
 
     if cnn_lr is None and rnn_lr is None:
         groups = [_group("crnn", crnn_lr, [parameter for _, parameter in own])]

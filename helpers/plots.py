@@ -36,7 +36,7 @@ def _plain(label: str) -> str:
     return label.replace("_", " ")
 
 
-def shown_classes(events: Iterable[tuple[float, float, str]], scores, labels: Sequence[str], at_least: float = 0.1):
+def shown_classes(events: Iterable[tuple[float, float, str]], scores, labels: Sequence[str], at_least: float = 0.2):
     """Indices of the classes worth a row: true ones, and those that score ``at_least`` anywhere; else the highest."""
     true = {label for _, _, label in events}
     peaks = np.asarray(scores).max(0)
@@ -55,7 +55,7 @@ def plot_clip(
     title: str = "",
     mel_unit: str = "dB",
 ) -> Path:
-    """One clip: its mel spectrogram, the true events as bars, and the predicted scores over time.
+    """One clip: its mel spectrogram, and for each class that matters the true events above the predicted scores.
 
     Args:
         mel: [bands, frames], in the unit to be shown (decibels, or whatever the front end gives).
@@ -74,45 +74,44 @@ def plot_clip(
     events, scores, mel = list(events), np.asarray(scores), np.asarray(mel)
     timestamps = np.linspace(0, duration, len(scores) + 1) if timestamps is None else np.asarray(timestamps)
     rows = shown_classes(events, scores, labels)
-    height = 0.28 * len(rows)
-    figure = _figure(10, 3.4 + 2 * height)
-    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[2.2, 0.4 + height, 0.4 + height])
-    if title:
-        figure.suptitle(title, fontsize=12)
-
+    height = max(0.36 * len(rows), 0.7)
+    figure = _figure(10, 3.3 + height)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, height])
     low, high = np.percentile(mel, [2, 99.8])
     image = top.imshow(
         mel, origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=max(high, low + 1e-6),
         extent=(0, duration, 0, len(mel)), interpolation="nearest",
     )  # fmt: skip
-    top.set(ylabel="mel band", title="mel spectrogram")
-    figure.colorbar(image, ax=top, label=mel_unit, pad=0.01, aspect=12)
-
-    _event_rows(middle, events, [labels[i] for i in rows])
-    middle.set_title("true events")
-    heat = bottom.pcolormesh(
-        timestamps, np.arange(len(rows) + 1) - 0.5, scores[:, rows].T, cmap="Blues", vmin=0, vmax=1, rasterized=True
-    )
-    _class_axis(bottom, [labels[i] for i in rows])
-    bottom.set(title="predicted scores", xlabel="time (s)", xlim=(0, duration))
-    figure.colorbar(heat, ax=bottom, label="probability", pad=0.01, aspect=12)
+    top.set(ylabel="mel band", title=title)
+    figure.colorbar(image, ax=top, label=f"level ({mel_unit})", pad=0.01, fraction=0.03, aspect=14)
+    heat = _event_rows(bottom, events, scores[:, rows].T, timestamps, [labels[i] for i in rows])
+    bottom.set(xlabel="time (s)", xlim=(0, duration))
+    bar = figure.colorbar(heat, ax=bottom, pad=0.01, fraction=0.03, aspect=6 + len(rows), ticks=[0, 0.5, 1])
+    bar.set_label("score")
     return _save(figure, path)
+
+
+def _event_rows(axes, events, scores, timestamps, labels):
+    """A lane per class: true events as bars in its upper part, scores [classes, frames] as a heat map below."""
+    row = {label: i for i, label in enumerate(labels)}
+    bars = [(row[label], onset, offset - onset) for onset, offset, label in events if label in row]
+    for i, onset, length in bars:
+        axes.barh(i - 0.3, length, left=onset, height=0.22, color=TRUTH)
+    for i, values in enumerate(scores):
+        edges = np.array([i - 0.15, i + 0.42])
+        heat = axes.pcolormesh(timestamps, edges, values[None], cmap="Blues", vmin=0, vmax=1, rasterized=True)
+    for i in range(1, len(labels)):
+        axes.axhline(i - 0.5, color="0.8", linewidth=0.6)
+    _class_axis(axes, labels)
+    note = "green: true events" if bars else "no true event"
+    axes.set_title(f"{note}, blue: predicted scores", fontsize=10, color="0.3")
+    return heat
 
 
 def _class_axis(axes, labels):
     axes.set_yticks(range(len(labels)), [_plain(label) for label in labels], fontsize=9)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-
-
-def _event_rows(axes, events, labels):
-    row = {label: i for i, label in enumerate(labels)}
-    for onset, offset, label in events:
-        if label in row:
-            axes.barh(row[label], offset - onset, left=onset, height=0.7, color=TRUTH)
-    for i in range(1, len(labels)):
-        axes.axhline(i - 0.5, color="0.9", linewidth=0.6, zorder=0)
-    _class_axis(axes, labels)
 
 
 def plot_psd_roc(curves: Mapping[str, PsdRoc], path, title: str = "PSD-ROC") -> Path:
@@ -132,20 +131,20 @@ def plot_psd_roc(curves: Mapping[str, PsdRoc], path, title: str = "PSD-ROC") -> 
     axes = figure.add_subplot()
     end = max(curve.max_efpr for curve in curves.values())
     for k, (name, curve) in enumerate(curves.items()):
-        if k == 0:
-            for i, (efpr, tpr) in enumerate(curve.classes.values()):
-                note = "classes of the first curve" if i == 0 else None
-                axes.step(*_staircase(efpr, tpr, end), where="post", color="0.8", linewidth=0.8, label=note)
         x, y = _staircase(curve.efpr, curve.etpr, end)
         colour = COLOURS[k % len(COLOURS)]
         axes.step(x, y, where="post", color=colour, linewidth=2, label=f"{_plain(name)} (PSDS {curve.value:.3f})")
+    name, curve = next(iter(curves.items()))
+    for i, (efpr, tpr) in enumerate(curve.classes.values()):
+        note = f"single classes of {_plain(name)}" if i == 0 else None
+        axes.step(*_staircase(efpr, tpr, end), where="post", color="0.75", linewidth=0.8, label=note, zorder=1)
     axes.set(
         xlim=(0, end), ylim=(0, 1.02), title=title,
         xlabel="effective false positives per hour", ylabel="effective true positive rate",
     )  # fmt: skip
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=9, ncols=2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=9, ncols=3)
     return _save(figure, path)
 
 
