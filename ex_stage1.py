@@ -8,11 +8,10 @@ Schmid et al., "Multi-iteration multi-stage fine-tuning of transformers for soun
 datasets", DCASE 2024.
 """
 
-import logging
-import os
 from functools import partial
 
 import lightning as L
+import rich
 from torch.utils.data import DataLoader
 
 import configs
@@ -21,9 +20,9 @@ from data_util import cache, classes, task4, task4_files, truth
 from data_util import demo as demo_set
 from data_util.events import FrameGrid
 from data_util.loaders import evaluation_loader, train_loader
-from helpers import logger, report, runs
+from helpers import gallery, logger, report, runs
 from helpers.evaluators import Setting, test_evaluators, validation_evaluators
-from helpers.ingredients import Scripted, Section, keyword_defaults
+from helpers.ingredients import Scripted, Section, keyword_defaults, plain, require_equal
 from helpers.mean_teacher import MeanTeacher, Stage, to_cnn_input
 from helpers.objective import Losses, Rules
 from helpers.optim import make_optimizer, make_schedule
@@ -32,7 +31,7 @@ from models.crnn import Task4CRNN
 from models.frontends import CrnnMel, Scaler, amplitude_to_db
 from models.sed import LOADING, build_detectors
 
-# -- sections: entries and defaults are those of the signatures, here is what this stage does differently ---------------
+# -- sections: entries and defaults are those of the signatures; here is what this stage does differently -------------
 
 trainer = Section(
     "trainer", L.Trainer, runs.TRAINER_EXTRAS,
@@ -42,8 +41,9 @@ trainer = Section(
 wandb = Section("wandb", logger.wandb_logger, tags=[])
 optimizer = Section("optimizer", make_optimizer, make_schedule)
 training = Section(
-    "training", task4.training_set, DataLoader, {"train": True, "batch_sizes": (12, 10, 10, 20, 20)}, num_workers=16
-)
+    "training", task4.training_set, DataLoader, {"train": True, "batch_sizes": (12, 10, 10, 20, 20)},
+    num_workers=16, dir_folder=configs.DIRS_PATH,
+)  # fmt: skip
 validation = Section(
     "validation", task4.validation_set, DataLoader, {"validate": True, "dataset": "/get_validation_dataset"},
     batch_size=20, shuffle=False, num_workers=16,
@@ -104,6 +104,7 @@ def settings():
     debug_shapes = 2  # log the shapes of so many first steps
 
 
+SETS = ("training", "validation", "test")
 NAMES = (("wandb", "project"), ("wandb", "name"))
 
 
@@ -123,22 +124,25 @@ def demo():
     test_untrained = True
 
 
-# -- commands and the course of a run --------------------------------------------------------------------------------------
+# -- commands and the course of a run --------------------------------------------------------------------------------
 
 
 def data_paths(config):
     """Folders and tables of the run; the demo data are made where they are asked for."""
-    paths = {key: path and path.replace("{base_path}", config["base_path"]) for key, path in config["t4_paths"].items()}
+    base = config["base_path"]
+    paths = {key: path and path.replace("{base_path}", base) for key, path in config["t4_paths"].items()}
     if config["demo"]["enabled"]:
         folder = demo_data(target=demo_set.demo_folder)
         paths |= demo_data(folder, target=demo_set.make_demo)
+        paths["dirs"] = demo_set.demo_dirs(folder)
     return paths
 
 
 @ex.command(unobserved=True)
 def check_data(_config):
     """Compares the folders and tables of all data sets with what is published."""
-    report.print_checks(task4_files.check_data(data_paths(_config), _config["sample_rate"], use_pseudo_labels=True))
+    checks = task4_files.check_data(data_paths(_config), _config["sample_rate"], use_pseudo_labels=True)
+    rich.print(report.checks_table(checks))
 
 
 @ex.command(unobserved=True)
@@ -170,7 +174,8 @@ def build_loaders(config, paths, grid):
     kept = {"persistent_workers": True} if not config["trainer"]["reload_dataloaders_every_epoch"] else {}
 
     def train(*position):
-        dataset = training(grid, paths, target=task4.training_set)
+        dirs = paths.get("dirs", config["training"]["dir_folder"])
+        dataset = training(grid, paths, target=task4.training_set, dir_folder=dirs)
         return train_loader(dataset, config["training"]["batch_sizes"], config["seed"], *position, **options(training))
 
     def options(section):
@@ -197,18 +202,21 @@ def build_evaluators(config, paths, grid):
 
 @ex.automain
 def main(_config, seed):
-    config, grid = _config, encoder()
+    config, grid = plain(_config), encoder()
     runs.start(config["rank"])
+    require_equal(config, "audio_len", "encoder.audio_len", *(f"{part}.audio_length" for part in SETS))
+    require_equal(config, "sample_rate", *(f"{part}.sample_rate" for part in SETS))
     root, project, name = (config[part][key] for part, key in (("trainer", "default_root_dir"), *NAMES))
     ckpt_path = logger.resume_from(config["ckpt_path"], root, project, name)
     folder = logger.run_folder(root, project, name, resumed=ckpt_path)
     paths = data_paths(config)
 
     L.seed_everything(seed, verbose=False)
+    backbones = {"atst_frame": config["atst_checkpoint"], "beats": config["beats_checkpoint"]}
     detectors = build_detectors(
         config["arch"], config, configs.RESOURCES_PATH,
         sample_rate=config["sample_rate"], frozen=config["optimizer"]["pt_trainable_layers"] == 0,
-        backbone_file={"atst_frame": config["atst_checkpoint"], "beats": config["beats_checkpoint"]}.get(config["arch"]),
+        backbone_file=backbones.get(config["arch"]),
         random_weights=config["demo"]["enabled"],
     )  # fmt: skip
     module = MeanTeacher(
@@ -223,9 +231,25 @@ def main(_config, seed):
     entries = trainer.values()
     if not config["validation"]["validate"]:
         entries["limit_val_batches"] = 0
-    loggers = logger.loggers(folder, wandb(folder, config))
+    running = runs.make_trainer(
+        entries, folder, logger.loggers(folder, wandb(folder, config)), monitor=("val/obj_metric", "max")
+    )
     results = runs.course(
-        runs.make_trainer(entries, folder, loggers, monitor=("val/obj_metric", "max")),
-        module, build_loaders(config, paths, grid), ckpt_path=ckpt_path,
+        running, module, build_loaders(config, paths, grid), ckpt_path=ckpt_path,
         train=config["training"]["train"], test=config["test"]["test"], untrained=config["test_untrained"],
     )  # fmt: skip
+    if running.is_global_zero and "trained" in results:
+        show(results, module, test(grid, paths).datasets[1], folder, config["plots"])
+    return results.get("trained", {}).get("test/student/psds1_sed_scores_eval")
+
+
+def show(results, module, clips, folder, n_plots):
+    """Tables and figures of a tested run."""
+    evaluators = module.evaluation["test"]
+    report.write_table(results["trained"], folder, results.get("untrained"), evaluators.per_class())
+    files = gallery.pick(clips.files, n_plots)
+    audio = ((file, clips[clips.files.index(file)]["audio"]) for file in files)
+    mels = ((file, amplitude_to_db(module.features(waveform[None])[0])[0, 0]) for file, waveform in audio)
+    gallery.write_figures(folder, evaluators, mels)
+    rich.print(report.console_table(results["trained"], results.get("untrained")))
+    print(f"tables, figures and checkpoints: {folder}")

@@ -126,7 +126,8 @@ def main(argv=None):
         return
     flags = [f"--{name}={value}" for name, value in zip(("batch", "device", "repetitions", "threads"), common)]
     for what in WHAT:
-        print(f"\n| {what} ({options.device}, batch {options.batch}) | clips/s | relative | peak MiB |\n| --- | --- | --- | --- |")
+        print(f"\n| {what} ({options.device}, batch {options.batch}) | clips/s | relative | peak MiB |")
+        print("| --- | --- | --- | --- |")
         first = None
         for arch in (["CNN branch"] if what == "front end" else []) + options.arch:
             command = [sys.executable, "-m", "benchmarks.throughput", "--one", what, arch, *flags]

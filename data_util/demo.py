@@ -121,7 +121,8 @@ class Mixed:
 
     def event(self, label, seconds, sample_rate, rng):
         """An isolated sound and its origin."""
-        recorded = next((name for name in (label, ALIASES.get(label)) if name in self.recordings.labels), None)
+        folders = (label.replace("/", "_"), ALIASES.get(label))
+        recorded = next((name for name in folders if name in self.recordings.labels), None)
         if recorded is None:
             return self.synthetic.event(label, seconds, sample_rate, rng)
         return self.recordings.event(recorded, seconds, sample_rate, rng)

@@ -131,9 +131,9 @@ DESED_RECIPE = Recipe(
 )
 EVENTS_PER_CLIP = (1, 3)
 MAESTRO_RECIPE = Recipe(
-    duration=12, sample_rate=SAMPLE_RATE, seconds=(2.0, 5.0), max_overlap=3, filter_p=0.3, bandwidth=BANDWIDTH
+    duration=12, sample_rate=SAMPLE_RATE, seconds=(1.5, 4.0), max_overlap=3, filter_p=0.3, bandwidth=BANDWIDTH
 )
-EVENTS_PER_RECORDING = (4, 6)
+# Every recording has all classes of its scene, so that each class has examples however recordings are divided.
 SCENES = MappingProxyType(
     {
         "cafe_restaurant": (

@@ -11,7 +11,6 @@ from data_util.demo_layout import (
     CLIP_SECONDS,
     DESED_RECIPE,
     EVENTS_PER_CLIP,
-    EVENTS_PER_RECORDING,
     EXCLUDED,
     EXTERNAL_EVAL,
     MAESTRO_PARTS,
@@ -179,8 +178,8 @@ def maestro_jobs(name, paths, notes, seed, sizes):
     jobs = []
     for k, (scene, classes) in enumerate(SCENES.items(), 1):
         rng = generator(seed, part_number(name), k)
-        hands = deal(classes, spread(EVENTS_PER_RECORDING, sizes[name], rng), rng)
-        for i, hand in enumerate(hands):
+        for i in range(sizes[name]):
+            hand = tuple(str(label) for label in rng.permutation(classes))
             audio = folder / f"{scene}_{first + i:02d}.wav"
             entropy = (seed, part_number(name), k, i + 1)
             jobs.append(Job(audio, notes / f"{audio.name}.json", MAESTRO_RECIPE, entropy, hand))
@@ -268,7 +267,7 @@ def _with_aliases(rows) -> Events:
 def write_impulse_responses(folder: Path, rng: np.random.Generator, number=4):
     """A few short responses of small loudspeakers and microphones: a resonance, a roll-off, early reflections."""
     for i in range(number):
-        time = np.arange(round(0.05 * SAMPLE_RATE)) / SAMPLE_RATE
+        time = np.arange(round(0.125 * SAMPLE_RATE)) / SAMPLE_RATE
         ringing = np.sin(2 * np.pi * rng.uniform(300, 3000) * time) * np.exp(-time / rng.uniform(0.001, 0.004))
         reflections = rng.standard_normal(len(time)) * np.exp(-time / rng.uniform(0.004, 0.012)) * 0.1
         response = rng.uniform(0.2, 0.6) * ringing + reflections

@@ -12,6 +12,7 @@ may have any rate, any number of channels (averaged) and any format that libsndf
 
 import difflib
 import hashlib
+import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ import soxr
 
 from data_util.audio import AUDIO_SUFFIXES, decode, to_mono
 from data_util.errors import BadAudio, DataMissing
+
+logger = logging.getLogger(__name__)
 
 EVENT_FOLDERS = ("events", "foreground")
 BACKGROUND_FOLDERS = ("backgrounds", "background")
@@ -85,8 +88,11 @@ class Recordings:
     def split(self, share: float, rng: np.random.Generator) -> tuple["Recordings", "Recordings"]:
         """Two disjoint sets of recordings, the second with about `share` of every class and of the backgrounds.
 
-        A class with a single recording has it in both.
+        A class with a single recording has it in both, with a warning.
         """
+        for label, paths in self.files.items():
+            if len(paths) < 2:
+                logger.warning("class %s has one recording only: both sides of the split use it", label)
         parts = {label: _divide(paths, share, rng) for label, paths in self.files.items()}
         backgrounds = _divide(self.backgrounds, share, rng)
         return tuple(

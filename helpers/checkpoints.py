@@ -129,6 +129,7 @@ def load_exact(
     *,
     missing: Iterable[str] = (),
     ignored: Iterable[str] = (),
+    resized: Iterable[str] = (),
     prefix: str = "",
     name: str = "the checkpoint",
 ) -> Loaded:
@@ -139,7 +140,8 @@ def load_exact(
         state: name -> tensor of the same shape; the tensor is cast to the module's dtype.
         missing: regular expressions of names which ``state`` may lack; the module keeps its values there.
         ignored: regular expressions of names which ``state`` may have and the module does not need.
-        prefix: what the names of ``state`` (and the two lists of patterns) have in front of the module's names;
+        resized: regular expressions of names which are left out where the module has another shape.
+        prefix: what the names of ``state`` (and the lists of patterns) have in front of the module's names;
             names without it are left out.
         name: what the error calls the state, a file name.
 
@@ -148,9 +150,15 @@ def load_exact(
     """
     own = module.state_dict()
     theirs = {key[len(prefix) :]: tensor for key, tensor in state.items() if key.startswith(prefix)}
+    reshaped = {
+        key
+        for key, tensor in theirs.items()
+        if key in own and _matches(resized, prefix + key) and getattr(tensor, "shape", None) != own[key].shape
+    }
+    theirs = {key: tensor for key, tensor in theirs.items() if key not in reshaped}
     left = [key for key in own if key not in theirs]
     restored = [key for key in own if key in theirs]
-    absent = [key for key in left if not _matches(missing, prefix + key)]
+    absent = [key for key in left if key not in reshaped and not _matches(missing, prefix + key)]
     unexpected = [key for key in theirs if key not in own and not _matches(ignored, prefix + key)]
     differing = [text for key in restored if (text := _difference(key, theirs[key], own[key]))]
     if absent or unexpected or differing:
@@ -194,9 +202,8 @@ def load_pretrained(module: nn.Module, checkpoint, folder, prefix: str = "") -> 
         state = rename(state, checkpoint.rename)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    loaded = load_exact(
-        module, state, missing=checkpoint.missing, ignored=checkpoint.ignored, prefix=prefix, name=str(path)
-    )
+    rules = {"missing": checkpoint.missing, "ignored": checkpoint.ignored, "resized": checkpoint.resized}
+    loaded = load_exact(module, state, **rules, prefix=prefix, name=str(path))
     if loaded.left:
         log.info("%s has no weights for %s: initial values stay", path.name, _some(loaded.left))
     return loaded

@@ -160,12 +160,14 @@ class Reference:
         labels: classes to evaluate; events of others are ignored.
         event_free: which clips without an event count: "drop" none, "listed" those that ``events`` names, "all" also
             scored clips which it does not name.
+        name: what log lines call the set.
     """
 
     events: Events
     durations: Mapping[str, float]
     labels: Sequence[str]
     event_free: str = "drop"
+    name: str = "evaluation"
     _reported: set = field(default_factory=set, compare=False, repr=False)
 
     def match(self, clips: Iterable[str]) -> Match:
@@ -189,12 +191,12 @@ class Reference:
         events = {clip: [event for event in events[clip] if event[2] in found] for clip in events}
         return Match(list(events), events, durations, labels, [label for label in self.labels if label not in found])
 
-    def report(self, name: str, match: Match):
-        """Logs, once for each metric, which classes cannot be evaluated."""
-        message = (name, tuple(match.missing))
-        if match.missing and message not in self._reported:
-            self._reported.add(message)
+    def report(self, match: Match):
+        """Logs, once for this set and not for each of its metrics, which classes cannot be evaluated."""
+        missing = tuple(match.missing)
+        if missing and missing not in self._reported:
+            self._reported.add(missing)
             log.warning(
-                "%s: no true event of %s in the %d evaluated clips, left out of the mean",
-                name, ", ".join(match.missing), len(match.clips),
+                "%s: no true event of %s in the %d evaluated clips, left out of the means",
+                self.name, ", ".join(missing), len(match.clips),
             )  # fmt: skip

@@ -176,7 +176,7 @@ class Setting:
         absent = sorted(set(events) - set(durations))
         if absent:
             raise ValueError(f"durations of '{name}' lack {len(absent)} clips of its ground truth, first '{absent[0]}'")
-        return Reference(events, durations, tuple(self.desed_labels))
+        return Reference(events, durations, tuple(self.desed_labels), name=name)
 
     def event_f1(self, scores: FrameScores, reference: Reference, suffix: str) -> list[EventF1]:
         """Intersection and collar F1 at every threshold."""
@@ -245,10 +245,10 @@ def validation_evaluators(
 
 def _maestro_validation(events, durations, labels, as_published) -> Reference:
     if not as_published:
-        return Reference(events, durations, tuple(labels), event_free="all")
+        return Reference(events, durations, tuple(labels), event_free="all", name="maestro")
     events = {clip: [event for event in clip_events if event[2] in set(labels)] for clip, clip_events in events.items()}
     ends = {clip: max(offset for _, offset, _ in clip_events) for clip, clip_events in events.items() if clip_events}
-    return Reference(events, ends, tuple(labels))
+    return Reference(events, ends, tuple(labels), name="maestro")
 
 
 def test_evaluators(
@@ -274,7 +274,9 @@ def test_evaluators(
     if "devtest" in sources:
         references["devtest"] = setting.desed("devtest", ground_truths["devtest"], durations["devtest"])
     if "maestro" in sources:
-        references["maestro"] = Reference(ground_truths["maestro"], durations["maestro"], tuple(setting.maestro_labels))
+        references["maestro"] = Reference(
+            ground_truths["maestro"], durations["maestro"], tuple(setting.maestro_labels), name="maestro"
+        )
     points = (np.arange(operating_points) + 0.5) / operating_points
 
     def of_role():

@@ -54,8 +54,8 @@ class Section(Ingredient):
         if stray:
             raise TypeError(f"section '{name}': no target takes {', '.join(stray)}")
         self.entries.update(deviations)
-        self.add_config(_plain(self.entries))
-        self._read = self.capture(lambda _config: _plain(_config))
+        self.add_config(plain(self.entries))
+        self._read = self.capture(lambda _config: plain(_config))
 
     def __call__(self, *args, target=None, **extra):
         """Calls a target (the first by default) with the entries that it takes; ``extra`` goes on top."""
@@ -163,10 +163,20 @@ def _without_observers(argv):
     return kept
 
 
-def _plain(value):
-    """Lists and dicts of sacred's own types as built-in ones."""
+def plain(value):
+    """Lists and dicts of sacred's own types as built-in ones; tuples become lists."""
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return value
+
+
+def require_equal(config, name, *others):
+    """Raises ValueError unless all these entries (dotted names) of a config have the value of the first."""
+    for other in others:
+        value = config
+        for step in other.split("."):
+            value = value[step]
+        if value != config[name]:
+            raise ValueError(f"{other}={value!r} differs from {name}={config[name]!r}: set both")

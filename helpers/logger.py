@@ -116,6 +116,7 @@ def quiet_libraries():
         ".*pkg_resources is deprecated.*",
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*`weights_only` was not set.*",
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*number of training batches .* is smaller than the logging interval.*",
         ".*is not resumable.*",  # the batch sampler is told where to go on

@@ -143,7 +143,7 @@ class MeanTeacher(L.LightningModule):
         return self
 
     def features(self, audio, rng=None):
-        """[B, samples] -> linear mel [B, 1, mels, frames] of the CNN, features [B, 1, bands, frames] of the backbone."""
+        """[B, samples] -> linear mel [B, 1, mels, frames], features of the backbone [B, 1, bands, frames']."""
         with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
             audio = audio.float()
             return self.crnn_mel(audio), self.mel(audio, rng=rng)

@@ -108,7 +108,7 @@ class EventMetric(Evaluator):
         match = self.reference.match(table.clips)
         if not match.labels:
             return Outcome()
-        self.reference.report(self.name, match)
+        self.reference.report(match)
         return self.compare(table.select(match.clips, match.labels), match)
 
     def compare(self, table, match) -> Outcome:

@@ -1,11 +1,11 @@
 """Figures of detections and scores as PNG files, drawn without a display and without pyplot's global state."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from helpers.files import replacing
 from helpers.metrics import PsdRoc
 
 # Distinguishable with colour blindness [Okabe and Ito, 2008].
@@ -23,13 +23,9 @@ def _figure(width: float, height: float):
 
 
 def _save(figure, path) -> Path:
-    """Writes under another name first, so that a file of that name is always whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)
-    return path
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    return Path(path)
 
 
 def _plain(label: str) -> str:
@@ -86,7 +82,7 @@ def plot_clip(
     figure.colorbar(image, ax=top, label=f"level ({mel_unit})", pad=0.01, fraction=0.03, aspect=14)
     heat = _event_rows(bottom, events, scores[:, rows].T, timestamps, [labels[i] for i in rows])
     bottom.set(xlabel="time (s)", xlim=(0, duration))
-    bar = figure.colorbar(heat, ax=bottom, pad=0.01, fraction=0.03, aspect=6 + len(rows), ticks=[0, 0.5, 1])
+    bar = figure.colorbar(heat, ax=bottom, pad=0.01, fraction=0.03, aspect=max(4, height / 0.25), ticks=[0, 0.5, 1])
     bar.set_label("score")
     return _save(figure, path)
 

@@ -51,6 +51,8 @@ class Checkpoint:
         rename: (regular expression, replacement) pairs, applied in order.
         missing: regular expressions of names that stay at their initial values when this checkpoint is loaded.
         ignored: regular expressions of (renamed) names that the file may hold and the model does not need.
+        resized: regular expressions of names that stay at their initial values where the model has another shape, as
+            a classifier for other classes has.
         wrapper: the ``t4_wrapper`` entries which the checkpoint was trained with.
         mel: the entries of the front end's section which it was trained with.
         config: the key of the file that holds the configuration of the network, handed to the backbone's
@@ -65,6 +67,7 @@ class Checkpoint:
     rename: tuple[tuple[str, str], ...] = ()
     missing: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    resized: tuple[str, ...] = ()
     wrapper: Mapping[str, object] = field(default_factory=lambda: NOTHING)
     mel: Mapping[str, object] = field(default_factory=lambda: NOTHING)
     config: str | None = None
@@ -86,6 +89,7 @@ class Architecture:
             it, that default is ``"own"``.
         preset: keywords of ``net`` which the name decides (a family's width); they are no config entries.
         mel_preset: the same for ``mel``.
+        loading: further entries of ``section`` with their defaults, which say what is loaded (``models.sed``).
     """
 
     name: str
@@ -97,6 +101,7 @@ class Architecture:
     pretrained_name: str | None = None
     preset: Mapping[str, object] = field(default_factory=lambda: NOTHING)
     mel_preset: Mapping[str, object] = field(default_factory=lambda: NOTHING)
+    loading: Mapping[str, object] = field(default_factory=lambda: NOTHING)
 
     def checkpoint(self, pretrained_name: str | None) -> Checkpoint | None:
         """What a value of ``pretrained_name`` stands for: None for none, ``"own"`` for the default of this name.
@@ -161,7 +166,7 @@ def sections() -> dict[str, dict[str, object]]:
     for architecture in _ARCHITECTURES.values():
         result.setdefault(architecture.mel_section, {}).update(defaults(architecture.mel, architecture.mel_preset))
         section = result.setdefault(architecture.section, {})
-        section.update(defaults(architecture.net, architecture.preset))
+        section.update(defaults(architecture.net, architecture.preset), **architecture.loading)
         if section.setdefault("pretrained_name", architecture.pretrained_name) != architecture.pretrained_name:
             section["pretrained_name"] = OWN
     return result

@@ -13,7 +13,7 @@ from models import registry
 from models.crnn import Task4CRNN
 from models.frontends import CrnnMel, Scaler
 from models.heads import AudioSetHead
-from models.registry import OWN, defaults
+from models.registry import OWN, Checkpoint, defaults
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class Detectors(NamedTuple):
 LOADING = {"pretrained_name": None, "model_init_id": None, "model_init_mode": "student"}
 
 # The checkpoint whose layout the files of config entries `atst_checkpoint` and `beats_checkpoint` have.
+IMAGE_MODEL = "deit_base_distilled_patch16_384"
 BACKBONE_ONLY = {"atst_frame": "atst_as", "beats": "beats_as"}
 
 
@@ -65,6 +66,7 @@ def build_detectors(
     wrapper = dict(config.get("t4_wrapper", {}))
     loading = {key: wrapper.pop(key, default) for key, default in LOADING.items()}
     mel, backbone = registry.build(arch, config)
+    _check_section(architecture, config, mel, wrapper.get("audioset_classes", defaults(Task4CRNN)["audioset_classes"]))
     head = _with_head(backbone, wrapper)
     student = Task4CRNN(head, **wrapper)
     teacher = Task4CRNN(head if frozen else _with_head(registry.build(arch, config)[1], wrapper), **wrapper)
@@ -98,11 +100,34 @@ def load_backbone(model, checkpoint, resources):
 def _chosen(architecture, config, pretrained_name, backbone_file):
     """The checkpoint which the config names, None where it names none."""
     section = config.get(architecture.section, {})
+    if section.get("wandb_id"):
+        return _of_run(section["wandb_id"])
     checkpoint = architecture.checkpoint(pretrained_name or section.get("pretrained_name", OWN))
+    if checkpoint is None and section.get("pretrained"):
+        return architecture.checkpoint(IMAGE_MODEL)
     if checkpoint is None and backbone_file is not None:
         rules = architecture.checkpoint(BACKBONE_ONLY[architecture.name])
         return replace(rules, file=f"pretrained_models/{backbone_file}")
     return checkpoint
+
+
+def _of_run(wandb_id, outputs="outputs"):
+    """The backbone of one of our own runs, by its wandb id."""
+    found = sorted(Path(outputs).glob(f"*/*/wandb/*run-*-{wandb_id}"))
+    if not found:
+        raise FileNotFoundError(f"wandb_id={wandb_id}: no run of that id below {outputs}/*/*/wandb")
+    file = (found[-1].parents[1] / "checkpoints" / "last.ckpt").resolve()
+    rename = ((r"^as_model\.", ""), (r"^(?!model\.|head_linear_layer\.)", "model."))
+    head = (r"^(head|att)_linear_layer\.",)
+    return Checkpoint(str(file), entry="student", select=r"^as_model\.", rename=rename, missing=head)
+
+
+def _check_section(architecture, config, mel, audioset_classes):
+    """Entries that say what a network is must agree with what is built."""
+    section = config.get(architecture.section, {})
+    for entry, built in (("n_classes", audioset_classes), ("sample_rate", mel.sample_rate)):
+        if entry in architecture.loading and section.get(entry, built) != built:
+            raise ValueError(f"{architecture.section}.{entry} is {section[entry]}, but {built} is what is built")
 
 
 def _with_head(backbone, wrapper):
@@ -127,4 +152,3 @@ class _Missing:
             log.warning("weights are random: %s", error)
             return True
         return False
-

@@ -10,7 +10,7 @@ import torch
 from helpers.checkpoints import load_pretrained, save
 from models import registry
 from models.atst_frame import AtstFrame
-from models.beats.net import Beats, BeatsConfig, relative_buckets
+from models.beats.net import Beats, BeatsConfig
 from models.fpasst.net import FPaSST, from_deit
 from models.heads import AudioSetHead
 from models.vit import time_positions
@@ -18,7 +18,7 @@ from tests.golden.named_weights import golden_waveform, named_array, set_named_w
 from tests.reference import golden
 
 ARCHS = ("atst_frame", "fpasst", "beats")
-MELS = {"fpasst": {"passt_mel": {"fmax_aug_range": 2000}}}
+MELS = {"fpasst": {"fmax_aug_range": 2000}}
 # arch: (section, a small network, mel bands)
 TINY = {
     "atst_frame": (AtstFrame, {"embed_dim": 48, "depth": 2, "num_heads": 4}, 64),
@@ -77,8 +77,8 @@ def shapes(module, prefix=""):
 @pytest.mark.parametrize("arch", ARCHS)
 def test_published_embeddings(arch):
     expected = golden(f"sed/model_{arch}.npz")
-    mel, net = registry.build(arch, MELS.get(arch, {}))
-    mel.eval(), net.eval()
+    mel = registry.get(arch).mel(**MELS.get(arch, {})).eval()
+    net = on_meta(arch).to_empty(device="cpu").eval()
     assert len(set_named_weights(net, 0)) == expected["n_tensors_set"]
     x = mel(torch.from_numpy(golden_waveform(10.0, 16000, 0, 2)))
     np.testing.assert_allclose([x.mean(), x.std(), x.min(), x.max()], expected["mel.stats"], atol=1e-4)
@@ -180,21 +180,21 @@ def test_a_stage_checkpoint_fills_the_audioset_wrapper(arch, tmp_path):
 
 
 def beats_file(folder, legacy=False, cfg=None):
-    """A BEATs file as published, for the full-size network but with tensors that take no room: all ones."""
+    """A file laid out as the published one of BEATs, all ones, for the tiny network."""
     table = registry.get("beats").checkpoints["beats_as"]
-    state = {name.removeprefix("model."): torch.ones(()).expand(s) for name, s in shapes(on_meta("beats")).items()}
+    state = {name.removeprefix("model."): torch.ones(shape) for name, shape in shapes(tiny("beats")).items()}
     state["predictor.bias"] = torch.zeros(527)
     if legacy:
         for old, new in (("original0", "weight_g"), ("original1", "weight_v")):
             state[f"encoder.pos_conv.0.{new}"] = state.pop(f"encoder.pos_conv.0.parametrizations.weight.{old}")
-    save(folder / table.file, {"cfg": PUBLISHED_CFG | (cfg or {}), "model": state})
+    save(folder / table.file, {"cfg": PUBLISHED_CFG | TINY["beats"][1] | (cfg or {}), "model": state})
     return table
 
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_the_beats_file_loads_with_both_names_of_weight_norm(tmp_path, legacy):
     table = beats_file(tmp_path, legacy)
-    net = on_meta("beats").to_empty(device="cpu")
+    net = tiny("beats")
     assert not load_pretrained(net, table, tmp_path, prefix="model.").left
     assert all((parameter == 1).all() for parameter in net.parameters())
     assert (net.config.encoder_layerdrop, net.config.layer_wise_gradient_decay_ratio) == (0.05, 0.6)
@@ -212,9 +212,8 @@ def test_legacy_names_of_weight_norm_load_in_a_plain_state_dict():
 
 def test_a_beats_file_of_another_network_is_named(tmp_path):
     table = beats_file(tmp_path, cfg={"encoder_layers": 6})
-    net = on_meta("beats").to_empty(device="cpu")
-    with pytest.raises(ValueError, match="the checkpoint's cfg has encoder_layers=6, this network 12"):
-        load_pretrained(net, table, tmp_path, prefix="model.")
+    with pytest.raises(ValueError, match="the checkpoint's cfg has encoder_layers=6, this network 2"):
+        load_pretrained(tiny("beats"), table, tmp_path, prefix="model.")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +236,7 @@ def test_a_beats_network_follows_the_configuration_of_its_checkpoint():
     assert net.config == BeatsConfig.read(cfg)
     assert len(net.model.encoder.layers) == 3
     assert net.eval()(features("beats")).shape == (2, 8, 48)
-    with pytest.raises(ValueError, match=r"input_patch_size=-1"):
+    with pytest.raises(ValueError, match="relative_position_embedding=False in cfg"):
         Beats.from_checkpoint_config({})
 
 
@@ -290,7 +289,8 @@ def test_gradient_checkpointing_stores_less(arch):
         stored.append(0)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             net(features(arch, frames=320))
-    assert stored[1] < 0.7 * stored[0]
+    inside = {"atst_frame": 0.7, "fpasst": 0.95, "beats": 0.7}  # the convolutions of fPaSST store most of a tiny net
+    assert stored[1] < inside[arch] * stored[0]
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -367,115 +367,6 @@ def test_heads_must_divide_the_width():
         AtstFrame(embed_dim=50, depth=1, num_heads=4)
     with pytest.raises(ValueError, match="encoder_embed_dim=48 is not a multiple of encoder_attention_heads=5"):
         Beats(**TINY["beats"][1] | {"encoder_attention_heads": 5})
-
-
-# --- fPaSST
-
-
-def test_patchout_drops_tokens_in_training_only():
-    net, x = tiny("fpasst", frame_patchout=6), features("fpasst", 80)
-    assert net.eval()(x, np.random.default_rng(0)).shape == (2, 20, 48)
-    net.train()
-    first = net(x, np.random.default_rng(0))
-    assert first.shape == (2, 14, 48)
-    assert torch.equal(net(x, np.random.default_rng(0)), first)
-    assert not torch.equal(net(x, np.random.default_rng(1)), first)
-    with pytest.raises(ValueError, match=r"fpasst\.frame_patchout=6 needs a random generator in training"):
-        net(x)
-    with pytest.raises(ValueError, match=r"fpasst\.frame_patchout=6 leaves none of 6 tokens"):
-        net(features("fpasst", 24), np.random.default_rng(0))
-
-
-def test_the_time_embedding_of_short_clips_is_a_random_window_in_training():
-    net, x = tiny("fpasst"), features("fpasst", 80)
-    evaluation = net.eval()(x)
-    assert torch.equal(net(x, np.random.default_rng(0)), evaluation)
-    net.train()
-    assert torch.equal(net(x), evaluation)
-    windows = {net(x, np.random.default_rng(seed)).sum().item() for seed in range(5)}
-    assert len(windows) == 5
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"arch": "passt_s_kd_p16_128_ap486"}, r"fpasst\.arch: 'passt_s_kd_p16_128_ap486' is not"),
-        ({"in_channels": 1}, r"fpasst\.in_channels: the convolutions give 16 channels, got 1"),
-        ({"input_fdim": 126}, r"fpasst\.input_fdim: 126"),
-        ({"input_tdim": 2000}, r"fpasst\.pos_embed_length: 2000 frames need 500, got 250"),
-        ({"frame_patchout": 250}, r"fpasst\.frame_patchout: 250 is not within 0 and 249"),
-    ],
-)
-def test_options_of_fpasst_that_do_not_fit_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        FPaSST(**options)
-
-
-# --- BEATs
-
-
-def test_all_layers_of_beats_share_one_position_table():
-    net = copy.deepcopy(tiny("beats"))
-    tables = [layer.self_attn.relative_attention_bias for layer in net.model.encoder.layers]
-    assert all(table is tables[0] for table in tables)
-    assert sum(name.endswith("relative_attention_bias.weight") for name in net.state_dict()) == 2
-    assert sum(name.endswith("relative_attention_bias.weight") for name, _ in net.named_parameters()) == 1
-
-
-def test_buckets_of_relative_positions():
-    # 16 buckets: 8 per sign, of which 4 hold one distance each and 4 are logarithmic up to 64
-    distance = torch.tensor([0, -1, -3, -4, -7, -8, -16, -32, -64, -999, 1, 3, 4, 999])
-    expected = [0, 1, 3, 4, 4, 5, 6, 7, 7, 7, 9, 11, 12, 15]
-    assert relative_buckets(distance, 16, 64).tolist() == expected
-
-
-def test_position_bias_depends_on_key_minus_query():
-    encoder = tiny("beats").model.encoder
-    table = encoder.layers[0].self_attn.relative_attention_bias
-    bias = encoder.position_bias(30, 800)
-    assert bias.shape == (4, 30, 30)
-    for query, key in ((0, 0), (3, 7), (29, 0), (0, 29)):
-        bucket = relative_buckets(torch.tensor(key - query), 320, 800)
-        assert torch.equal(bias[:, query, key], table.weight[bucket])
-
-
-def test_tokens_are_folded_into_frames():
-    tokens = tiny("beats").eval()(features("beats")).reshape(2, 4, 8, 48)
-    frames = tiny("beats", tokens_per_frame=1).eval()(features("beats"))
-    torch.testing.assert_close(frames, tokens.mean(2))
-    halves = tiny("beats", tokens_per_frame=2).eval()(features("beats"))
-    torch.testing.assert_close(halves[:, 1], tokens[:, 0, 4:].mean(1))
-    with pytest.raises(ValueError, match=r"beats\.tokens_per_frame: 3 does not divide 8"):
-        Beats(tokens_per_frame=3)
-
-
-def test_rates_of_training_come_from_the_configuration():
-    x = features("beats")
-    net = tiny("beats").train()
-    plain = net(x)
-    cfg = PUBLISHED_CFG | TINY["beats"][1]
-    net.use_config(cfg | {"encoder_layerdrop": 1.0})
-    assert torch.equal(net(x), plain)  # no generator, no draws
-    skipped = net(x, np.random.default_rng(0))
-    assert not torch.equal(skipped, plain)
-    assert torch.equal(net.eval()(x, np.random.default_rng(0)), plain)
-    net.use_config(cfg | {"dropout": 0.5})
-    assert torch.equal(net(x), plain)
-    assert not torch.equal(net.train()(x), plain)
-
-
-def test_gradients_decay_from_layer_to_layer():
-    x = features("beats")
-    gradients = []
-    for ratio in (1.0, 0.5):
-        net = tiny("beats").train()
-        net.use_config(PUBLISHED_CFG | TINY["beats"][1] | {"layer_wise_gradient_decay_ratio": ratio})
-        net(x).sum().backward()
-        # the position table gets gradients from every layer
-        gradients.append([net.model.encoder.layers[i].fc1.weight.grad for i in (1, 0)])
-        gradients[-1].append(net.model.patch_embedding.weight.grad)
-    for (full, decayed), factor in zip(zip(*gradients), (1, 0.5, 0.25)):
-        torch.testing.assert_close(decayed, factor * full)
 
 
 # --- registry

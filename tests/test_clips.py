@@ -159,6 +159,20 @@ def test_pseudo_labels_travel_to_loader_processes(files, tmp_path, workers):
     assert batch["source"].tolist() == [1] * 4
 
 
+def test_file_handle_of_another_process_is_not_used(tmp_path, monkeypatch):
+    write_pseudo(tmp_path / "p.hdf5", ["a"])
+    pseudo = PseudoLabels(tmp_path / "p.hdf5", GRID)
+    opened = []
+    open_file = h5py.File
+    monkeypatch.setattr(h5py, "File", lambda *args: opened.append(args) or open_file(*args))
+    pseudo.read(0)
+    pseudo.read(0)
+    assert len(opened) == 1
+    monkeypatch.setattr("os.getpid", lambda: -1)  # as after a fork
+    pseudo.read(0)
+    assert len(opened) == 2
+
+
 def test_pseudo_labels_of_another_length(tmp_path):
     write_pseudo(tmp_path / "p.hdf5", ["a"], frames=250)
     with pytest.raises(ValueError, match=r"p\.hdf5: strong_logits has shape \(1, 250, 27\), expected \(1, 15, 27\)"):

@@ -210,6 +210,13 @@ def test_later_soft_labels_overwrite_earlier_ones():
     assert weak[CLASSES.index("car")] == 1
 
 
+def test_order_of_rows_survives_interleaved_clips():
+    rows = [(f"{n % 3}.wav", 0.0, 1.0, "car", n / 100) for n in range(60)]
+    labels = StrongLabels(pd.DataFrame(rows, columns=SOFT_COLUMNS), GRID)
+    last = [labels(i)[0][CLASSES.index("car"), 0] for i in range(3)]
+    np.testing.assert_allclose(last, [0.57, 0.58, 0.59], rtol=1e-6)
+
+
 def test_weak_labels():
     table = pd.DataFrame(
         [("a.wav", "Cat,Dog"), ("b.wav", ""), ("a.wav", "Speech")], columns=["filename", "event_labels"]

@@ -405,16 +405,28 @@ def test_published_layout_loads_into_the_audioset_head(tmp_path):
     assert not load_pretrained(bare, models.get("mn01_as").checkpoint("own"), tmp_path, prefix="model.").left
 
 
-@pytest.mark.parametrize("classes", [527, 1000])
-def test_imagenet_classes_are_left_out(tmp_path, classes):
-    source = MobileNetV3(width_mult=0.1, num_classes=classes)
-    published_file(tmp_path, "mn01_im", source)
-    net = models.build("mn01_im")[1]
-    initial = net.classifier[5].weight.clone()
-    loaded = load_pretrained(net, models.get("mn01_im").checkpoint("own"), tmp_path, prefix="model.")
-    assert loaded.left == ["classifier.5.weight", "classifier.5.bias"]
-    assert torch.equal(net.classifier[5].weight, initial)
-    assert torch.equal(net.classifier[2].weight, source.classifier[2].weight)
+@pytest.mark.parametrize(
+    ("name", "theirs", "left"),
+    [
+        ("mn01_im", 1000, {"classifier.5.weight", "classifier.5.bias"}),
+        ("mn01_im", 527, set()),
+        ("mn01_as", 10, {"classifier.5.weight", "classifier.5.bias"}),
+        (
+            "mn10_as_fc",
+            10,
+            {f"classifier.{entry}" for entry in ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var")},
+        ),
+    ],
+)
+def test_classifier_of_other_classes_is_left_out(tmp_path, name, theirs, left):
+    source = MobileNetV3(**settings(name)[0], num_classes=theirs)
+    published_file(tmp_path, name, source)
+    net = models.build(name)[1]
+    initial = copy.deepcopy(net.state_dict())
+    loaded = load_pretrained(net, models.get(name).checkpoint("own"), tmp_path, prefix="model.")
+    assert set(loaded.left) == left
+    for key, tensor in net.state_dict().items():
+        assert torch.equal(tensor, initial[key] if key in left else source.state_dict()[key]), key
 
 
 def test_frame_wise_layout_loads(tmp_path):

@@ -87,7 +87,7 @@ def test_one_of_two_rates_leaves_the_other_at_crnn_lr():
 
 def test_crnn_lr_none_means_lr():
     model = nn.Linear(2, 2)
-    assert make_optimizer(model.named_parameters(), lr=0.25, crnn_lr=None).param_groups[0]["lr"] == 0.25
+    assert make_optimizer(model.named_parameters(), (), lr=0.25, crnn_lr=None).param_groups[0]["lr"] == 0.25
 
 
 @pytest.mark.parametrize("layers", ["some", -1, 4, 1.5, True, None])

@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-import configs
+import download_resources
 import models
 from models import registry
 from models.registry import OWN, Architecture, Checkpoint
+from tests.golden.tagging.calibrate import calibrate_batchnorm
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,7 +58,8 @@ def built(name):
     """Front end and tiny network in evaluation mode."""
     torch.manual_seed(0)
     mel, net = models.build(name, TINY)
-    return mel.eval(), net.eval()
+    # Initial batch norms let the signal of a deep network fade to nothing.
+    return mel.eval(), calibrate_batchnorm(net, mel.eval()(noise(mel.sample_rate)))
 
 
 # -- every architecture
@@ -112,7 +114,7 @@ def layouts(architecture):
 
 @pytest.mark.parametrize("name", models.names())
 def test_checkpoints_are_well_formed_and_can_be_downloaded(name):
-    downloads = {path for path, _ in configs.RESOURCES.values()}
+    downloads = {path for path, _ in download_resources.table().values()}
     for checkpoint in layouts(models.get(name)):
         assert checkpoint.file in downloads
         patterns = [*checkpoint.missing, *checkpoint.ignored, checkpoint.select, *dict(checkpoint.rename)]
@@ -175,7 +177,7 @@ def test_saved_weights_give_the_same_embeddings(name):
     torch.manual_seed(1)
     other = models.build(name, TINY)[1].eval()
     with torch.no_grad():
-        assert not torch.allclose(other(features), net(features))
+        assert not torch.allclose(other(features), net(features), atol=1e-3)
         other.load_state_dict(torch.load(file, weights_only=True), strict=True)
         assert torch.equal(other(features), net(features))
 

@@ -335,13 +335,18 @@ def test_original_sample_rate_is_resampled(tmp_path, caplog):
     )
 
 
-def test_other_sample_rates(paths):
+def test_other_sample_rates(paths, tmp_path):
     data = task4.test_set(GRID, paths, SECONDS, sample_rate=32000)
     sample = data.datasets[1][1]
     assert sample["audio"].shape == (48000,)
     assert sample["strong"].shape == (27, 23)
     original, _ = soundfile.read(sample["filename"], dtype="float32")
     np.testing.assert_array_equal(sample["audio"], soxr.resample(original, 16000, 32000))
+    originals = str(tmp_path / "originals")
+    shutil.copytree(paths["test_folder"], originals)
+    for rate, folder in ((16000, paths["test_folder"]), (32000, originals)):  # the higher rate where there are both
+        data = task4.test_set(GRID, {**paths, "test_folder_44k": originals}, SECONDS, sample_rate=rate)
+        assert Path(data.datasets[1].files[0]).parent == Path(folder)
 
 
 def test_wrong_sample_rate(own):

@@ -46,7 +46,7 @@ CHECKPOINTS = {
     ),
     "passt_stage1": _stage("passt_stage1"),
     "passt_stage2": _stage("passt_stage2"),
-    "deit_base_distilled_patch16_384": Checkpoint(  # ImageNet
+    "deit_base_distilled_patch16_384": Checkpoint(  # ImageNet; where ``fpasst.pretrained`` and nothing else is asked for
         "pretrained_models/deit_base_distilled_patch16_384-d0272ac0.pth",
         entry="model",
         convert=from_deit,
@@ -64,5 +64,6 @@ register(
         mel_section="passt_mel",
         checkpoints=CHECKPOINTS,
         pretrained_name="passt_as_strong",
+        loading={"pretrained": True, "wandb_id": None, "n_classes": 527, "sample_rate": 16000},
     )
 )

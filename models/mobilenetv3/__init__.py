@@ -94,14 +94,13 @@ def settings(name: str) -> tuple[dict, dict]:
 
 
 def _checkpoint(name: str) -> Checkpoint:
-    """A bare state dict. The last layer of ImageNet files is left out: its classes are none of ours."""
-    from_images = re.match(r"mn\d\d_im(_|$)", name) is not None
+    """A bare state dict; a classifier for other classes (1000 in some ImageNet files) is left out."""
     return Checkpoint(
         f"pretrained_models/{FILES[name]}",
         entry=None,
-        select=r"^(?!classifier\.5\.)" if from_images else "",
         rename=((r"^", "model."),),
-        missing=(*_HEAD_STAYS, r"^model\.classifier\.5\.") if from_images else _HEAD_STAYS,
+        missing=_HEAD_STAYS,
+        resized=(r"^model\.classifier\.",),
     )
 
 
