@@ -17,7 +17,7 @@ from models.crnn import Task4CRNN
 from models.heads import AudioSetHead
 from tests.reference import golden
 
-NO_TABLE = {"entry": None, "select": "", "rename": (), "missing": (), "ignored": ()}
+NO_TABLE = {"entry": None, "select": "", "rename": (), "missing": (), "ignored": (), "resized": ()}
 NO_TABLE |= {"config": None, "convert": None, "otherwise": None}
 
 

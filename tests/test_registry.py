@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -257,7 +258,7 @@ def test_groups_by_depth():
 
 def run_table(*arguments):
     command = [sys.executable, "-m", "models", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"COLUMNS": "160", "PATH": ""})
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "160"})
 
 
 def test_table_lists_every_architecture_in_time():

@@ -179,6 +179,8 @@ def test_short_sounds_repeat_without_gaps_and_long_ones_are_cut():
     level = np.sqrt(np.mean(looped.reshape(-1, 200) ** 2, axis=1))
     assert looped.shape == (20000,)
     assert level.min() > 0.3
+    joints = fit_length(np.ones(4000, np.float32), 20000, 400, rng)
+    assert np.ptp(joints) == pytest.approx(np.sqrt(2) - 1, abs=1e-3)  # constant power where two copies overlap
     cut = fit_length(tone, 1000, 400, rng)
     assert any(np.array_equal(cut, tone[i : i + 1000]) for i in range(3001))
 
@@ -231,11 +233,11 @@ def test_desed_classes_are_distinguishable():
         flat = bands - bands.mean()
         return np.concatenate([flat.mean(axis=0), 2 * bands.std(axis=0)])
 
-    means = np.stack([np.mean([features(label, seed) for seed in range(10)], axis=0) for label in DESED_CLASSES])
+    means = np.stack([np.mean([features(label, seed) for seed in range(6)], axis=0) for label in DESED_CLASSES])
     hits = [
         np.argmin(np.linalg.norm(means - features(label, 100 + seed), axis=1)) == i
         for i, label in enumerate(DESED_CLASSES)
-        for seed in range(5)
+        for seed in range(3)
     ]
     assert np.mean(hits) > 0.85
 

@@ -46,7 +46,7 @@ CHECKPOINTS = {
     ),
     "passt_stage1": _stage("passt_stage1"),
     "passt_stage2": _stage("passt_stage2"),
-    "deit_base_distilled_patch16_384": Checkpoint(  # ImageNet; where ``fpasst.pretrained`` and nothing else is asked for
+    "deit_base_distilled_patch16_384": Checkpoint(  # for fpasst.pretrained alone
         "pretrained_models/deit_base_distilled_patch16_384-d0272ac0.pth",
         entry="model",
         convert=from_deit,

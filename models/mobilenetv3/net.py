@@ -83,7 +83,7 @@ class MobileNet(Backbone):
         stem, *rest = self.features
         x = stem(mel)
         if x.device.type == "cpu":
-            # Depthwise convolutions are 1.4 (batch 1) to 2 times (batch 8) as fast there with channels innermost.
+            # With channels innermost a pass takes 0.8 (batch 1) to 0.5 times as long there.
             x = x.contiguous(memory_format=torch.channels_last)
         for layer in rest:
             if self.grad_checkpointing and torch.is_grad_enabled():
