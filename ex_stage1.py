@@ -111,7 +111,8 @@ NAMES = (("wandb", "project"), ("wandb", "name"))
 @ex.named_config
 def demo():
     # a small data set, made on first use, and a detector that two CPU cores train in minutes
-    arch = "mn04_as"
+    arch = "mn01_as"
+    t4_wrapper = dict(nb_filters=[8, 16, 32, 64, 64, 64, 64], n_RNN_cell=128)
     demo = dict(enabled=True)
     trainer = dict(max_epochs=10, check_val_every_n_epoch=5, precision="32-true", last_every_n_steps=20)
     optimizer = dict(crnn_lr=2e-3, num_warmup_steps=20)
@@ -200,6 +201,18 @@ def build_evaluators(config, paths, grid):
     }
 
 
+def show(results, module, clips, folder, n_plots):
+    """Tables and figures of a tested run."""
+    evaluators = module.evaluation["test"]
+    report.write_table(results["trained"], folder, results.get("untrained"), evaluators.per_class())
+    files = gallery.pick(clips.files, n_plots)
+    audio = ((file, clips[clips.files.index(file)]["audio"]) for file in files)
+    mels = ((file, amplitude_to_db(module.features(waveform[None])[0])[0, 0]) for file, waveform in audio)
+    gallery.write_figures(folder, evaluators, mels)
+    rich.print(report.console_table(results["trained"], results.get("untrained")))
+    print(f"tables, figures and checkpoints: {folder}")
+
+
 @ex.automain
 def main(_config, seed):
     config, grid = plain(_config), encoder()
@@ -241,15 +254,3 @@ def main(_config, seed):
     if running.is_global_zero and "trained" in results:
         show(results, module, test(grid, paths).datasets[1], folder, config["plots"])
     return results.get("trained", {}).get("test/student/psds1_sed_scores_eval")
-
-
-def show(results, module, clips, folder, n_plots):
-    """Tables and figures of a tested run."""
-    evaluators = module.evaluation["test"]
-    report.write_table(results["trained"], folder, results.get("untrained"), evaluators.per_class())
-    files = gallery.pick(clips.files, n_plots)
-    audio = ((file, clips[clips.files.index(file)]["audio"]) for file in files)
-    mels = ((file, amplitude_to_db(module.features(waveform[None])[0])[0, 0]) for file, waveform in audio)
-    gallery.write_figures(folder, evaluators, mels)
-    rich.print(report.console_table(results["trained"], results.get("untrained")))
-    print(f"tables, figures and checkpoints: {folder}")

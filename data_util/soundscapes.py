@@ -15,10 +15,11 @@ import argparse
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, fields
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -304,6 +305,8 @@ _shared = None  # in a worker process: what all its calls share, sent once
 def _remember(shared):
     global _shared
     _shared = shared
+    # A killed program cannot stop its workers, and they would wait for work forever.
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def _call(function, item):

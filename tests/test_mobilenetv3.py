@@ -168,7 +168,7 @@ def test_frame_wise_outputs(name):
     expected = golden("audioset_strong/frame_mn.npz")
     _, net = models.build(name)
     set_named_weights(net.eval(), 0, rename=lambda key: f"model.{key}")
-    for kind, tolerance in (("eval", 1e-5), ("cal", 1e-1)):
+    for kind, tolerance in (("eval", 1e-5), ("cal", 1e-3)):
         if kind == "cal":
             calibrate_batchnorm(net, frame_mel())
             norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
@@ -183,7 +183,6 @@ def test_frame_wise_outputs(name):
                 frames = net(mel)
             assert list(frames.shape) == list(expected[f"{name}.{kind}.embedding{suffix}.shape"])
             assert_near(frames[bins], expected[f"{name}.{kind}.embedding{suffix}"], tolerance)
-            assert np.abs(frames[bins].numpy() - expected[f"{name}.{kind}.embedding{suffix}"]).mean() < 2e-3
         assert_heads(net, name, kind, expected, tolerance)
 
 
@@ -199,7 +198,7 @@ def assert_heads(net, name, kind, expected, tolerance):
     strong = F.linear(frames, weights["strong.weight"], weights["strong.bias"]).transpose(1, 2)
     weak = F.linear(frames.mean(1), weights["weak.weight"], weights["weak.bias"])
     assert_near(strong[:, ::4, ::5], expected[f"{name}.{kind}.strong"], tolerance)
-    assert_near(weak, expected[f"{name}.{kind}.weak"], min(tolerance, 2e-3))
+    assert_near(weak, expected[f"{name}.{kind}.weak"], tolerance)
 
 
 @pytest.mark.parametrize("name", FRAME_WISE)
@@ -214,7 +213,7 @@ def test_frame_wise_feature_maps(name):
         summary = [x.mean(), x.std(correction=0), x.min(), x.max()]
         assert list(x.shape) == list(expected[f"{name}.cal.feature_map_shapes"][index])
         np.testing.assert_allclose(summary[:2], expected[f"{name}.cal.feature_maps"][index][:2], atol=1e-3)
-        np.testing.assert_allclose(summary[2:], expected[f"{name}.cal.feature_maps"][index][2:], atol=0.1)
+        np.testing.assert_allclose(summary[2:], expected[f"{name}.cal.feature_maps"][index][2:], atol=1e-2)
 
 
 # -- training

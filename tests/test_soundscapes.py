@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -322,6 +324,40 @@ def test_the_command(isolated, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert set(pd.read_csv(out / "soundscapes.tsv", sep="\t")["event_label"]) == {"Dog"}
+
+
+def processes():
+    """{process: its parent} of all that run, without the dead that nobody has collected yet."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # ended while we looked
+            continue
+        if state != "Z":
+            found[int(path.parent.name)] = int(parent)
+    return found
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks processes up in /proc")
+def test_workers_end_with_a_killed_program(isolated, tmp_path):
+    command = [sys.executable, "-m", "data_util.soundscapes", str(isolated), str(tmp_path / "out")]
+    program = subprocess.Popen([*command, "--number", "20000", "--workers", "2"], stderr=subprocess.DEVNULL)
+    try:
+        assert wait_for(lambda: list((tmp_path / "out").rglob("*.wav")))
+        workers = {process for process, parent in processes().items() if parent == program.pid}
+    finally:
+        program.kill()
+        program.wait()
+    assert len(workers) == 2
+    assert wait_for(lambda: not workers & set(processes()))
 
 
 # Bad input.
