@@ -21,6 +21,7 @@ from data_util import demo as demo_set
 from data_util.events import FrameGrid
 from data_util.loaders import evaluation_loader, train_loader
 from helpers import gallery, logger, report, runs
+from helpers.checkpoints import load_exact
 from helpers.evaluators import Setting, test_evaluators, validation_evaluators
 from helpers.ingredients import Scripted, Section, keyword_defaults, plain, require_equal
 from helpers.mean_teacher import MeanTeacher, Stage, to_cnn_input
@@ -172,7 +173,6 @@ def build_stage(config, grid):
 
 def build_loaders(config, paths, grid):
     """Data loaders of every role; each rank asks for its part of them."""
-    kept = {"persistent_workers": True} if not config["trainer"]["reload_dataloaders_every_epoch"] else {}
 
     def train(*position):
         dirs = paths.get("dirs", config["training"]["dir_folder"])
@@ -180,7 +180,9 @@ def build_loaders(config, paths, grid):
         return train_loader(dataset, config["training"]["batch_sizes"], config["seed"], *position, **options(training))
 
     def options(section):
-        return {**section.of(DataLoader), **kept}
+        entries = section.of(DataLoader)
+        kept = not config["trainer"]["reload_dataloaders_every_epoch"] and entries["num_workers"] > 0
+        return {**entries, "persistent_workers": True} if kept else entries
 
     return runs.Loaders(
         train,
@@ -222,6 +224,8 @@ def main(_config, seed):
     root, project, name = (config[part][key] for part, key in (("trainer", "default_root_dir"), *NAMES))
     ckpt_path = logger.resume_from(config["ckpt_path"], root, project, name)
     folder = logger.run_folder(root, project, name, resumed=ckpt_path)
+    resumed = runs.read_checkpoint(ckpt_path, config["training"]["train"])
+    config["seed"] = seed = resumed.get("config", {}).get("seed", seed)
     paths = data_paths(config)
 
     L.seed_everything(seed, verbose=False)
@@ -239,14 +243,15 @@ def main(_config, seed):
     )  # fmt: skip
     if config["compile"]:
         module.compile_parts()
-    runs.write_summary(module, folder, config["trainer"]["weights_summary"])
+    if resumed:
+        load_exact(module, resumed["state_dict"], name=str(ckpt_path))
 
-    entries = trainer.values()
+    entries, monitor = trainer.values(), ("val/obj_metric", "max")
     if not config["validation"]["validate"]:
-        entries["limit_val_batches"] = 0
-    running = runs.make_trainer(
-        entries, folder, logger.loggers(folder, wandb(folder, config)), monitor=("val/obj_metric", "max")
-    )
+        entries["limit_val_batches"], monitor = 0, None
+    loggers = logger.loggers(folder, wandb(folder, config), resumed.get("global_step", 0))
+    running = runs.make_trainer(entries, folder, loggers, monitor)
+    runs.write_summary(module, folder, config["trainer"]["weights_summary"])
     results = runs.course(
         running, module, build_loaders(config, paths, grid), ckpt_path=ckpt_path,
         train=config["training"]["train"], test=config["test"]["test"], untrained=config["test_untrained"],

@@ -25,8 +25,8 @@ class SourceBatchSampler(Sampler):
 
     Attributes:
         epoch: number of the epoch, see :meth:`set_epoch`.
-        start: batches that the next iteration leaves out, without reading data: where a stopped run continues. The
-            length stays that of the full epoch.
+        start: batches of this epoch that are left out, without reading data: where a stopped run continues. The length
+            stays that of the full epoch; another epoch begins at its beginning.
 
     Raises:
         ValueError: sizes do not fit the data sets, or a data set has less than one batch.
@@ -55,7 +55,14 @@ class SourceBatchSampler(Sampler):
 
     def set_epoch(self, epoch):
         """Makes the next iteration draw epoch number ``epoch``."""
+        if epoch != self.epoch:
+            self.start = 0
         self.epoch = epoch
+
+    @property
+    def sampler(self):
+        """Itself: of a batch sampler, Lightning tells the ``sampler`` which epoch begins."""
+        return self
 
     def __len__(self):
         return min(length // (size * self.world_size) for length, size in zip(self.lengths, self.batch_sizes) if size)
@@ -63,10 +70,9 @@ class SourceBatchSampler(Sampler):
     def __iter__(self):
         if not 0 <= self.start <= len(self):
             raise ValueError(f"cannot start at batch {self.start} of an epoch of {len(self)} batches")
-        first, self.start = self.start, 0
         orders = self._orders()
         keys = (self.seed, self.epoch)
-        return ([(i, (*keys, i)) for i in self._batch(orders, n)] for n in range(first, len(self)))
+        return ([(i, (*keys, i)) for i in self._batch(orders, n)] for n in range(self.start, len(self)))
 
     def _orders(self):
         """A permutation of every data set's indices into the concatenation."""

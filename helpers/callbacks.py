@@ -15,7 +15,9 @@ class LastCheckpoint(Callback):
     """Keeps ``last.ckpt`` fresh: every n optimizer steps, after every epoch, and when the run is told to stop.
 
     A file is written under another name and renamed, so ``last.ckpt`` is whole at any moment. Ctrl-C and SIGTERM
-    are taken at the end of the running batch: between two batches the state is one that a run can go on from.
+    are taken at the end of the running optimizer step: between two steps (not between two batches whose gradients are
+    summed up) the state is one that a run can go on from. After the last step of an epoch comes its validation
+    first, which a run that went on from there would leave out.
 
     Args:
         folder: where ``last.ckpt`` goes.
@@ -25,44 +27,78 @@ class LastCheckpoint(Callback):
     def __init__(self, folder, every_n_steps=500):
         self.path = Path(folder) / "last.ckpt"
         self.every_n_steps = every_n_steps
-        self._saved_at = -1
-        self._asked_to_stop = None
+        self._step = 0
+        self._signal = None
+        self._stopping = False
+        self._just_saved = False
         self._former = {}
 
     def save(self, trainer):
         """Writes the checkpoint; every rank must call it."""
         temporary = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(temporary, weights_only=False)
         if trainer.is_global_zero:
             os.replace(temporary, self.path)
-        self._saved_at = trainer.global_step
+        self._just_saved = True
 
-    def on_fit_start(self, trainer, module):
+    def setup(self, trainer, module, stage):
+        self.path = Path(trainer.strategy.broadcast(str(self.path)))
+
+    def on_train_start(self, trainer, module):
+        self._step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
+            # Instead of the trainer's own handler, which lets the ranks wait for each other in mid-step.
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._former[number] = signal.signal(number, self._stop)
 
     def _stop(self, number, frame):
-        if self._asked_to_stop is not None:  # the second time it is meant at once
+        if self._signal is not None:  # the second time it is meant at once
             raise KeyboardInterrupt
-        self._asked_to_stop = number
-        log.warning("stopping after this batch (once more to stop at once)")
+        self._signal = number
+        log.warning("stopping after this step (once more to stop at once)")
+
+    def _decide(self, trainer):
+        """Settles whether to stop; a signal may reach one rank alone."""
+        asked = self._signal is not None
+        self._stopping = trainer.strategy.reduce_boolean_decision(asked, all=False) if trainer.world_size > 1 else asked
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        stop = self._asked_to_stop is not None
-        if trainer.world_size > 1:  # a signal may reach one rank alone
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
-        if stop or (due and trainer.global_step != self._saved_at and trainer.global_step > 0):
+        if trainer.global_step == self._step or batch_idx + 1 == trainer.num_training_batches:
+            return
+        self._step = trainer.global_step
+        self._decide(trainer)
+        if self._stopping or (self.every_n_steps and self._step % self.every_n_steps == 0):
             self.save(trainer)
-        if stop:
-            log.warning("saved %s, go on with ckpt_path=last", self.path)
-            raise SystemExit(130 if self._asked_to_stop == signal.SIGINT else 143)
 
     def on_train_epoch_end(self, trainer, module):
+        self._decide(trainer)
         self.save(trainer)
+        self._after_step(trainer)
 
-    def teardown(self, trainer, module, stage):
+    # The values of a step are logged between its end and these.
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self._after_step(trainer)
+
+    def on_validation_start(self, trainer, module):
+        self._after_step(trainer)
+
+    def _after_step(self, trainer):
+        if self._just_saved:  # whoever goes on from the checkpoint finds what was logged before it
+            for logger in trainer.loggers:
+                logger.save()
+        self._just_saved = False
+        if self._stopping:
+            log.warning("saved %s, go on with ckpt_path=last", self.path)
+            raise SystemExit(130 if self._signal == signal.SIGINT else 143)
+
+    def on_train_end(self, trainer, module):
+        self._restore_handlers()
+
+    def on_exception(self, trainer, module, exception):
+        self._restore_handlers()
+
+    def _restore_handlers(self):
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from helpers.scores import Events, ScoreTable, clip_duration, clip_id, merge_events
+from helpers.scores import Events, ScoreTable, clip_duration, clip_id, median_filter, merge_events
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,9 @@ class FrameScores(Collector):
         labels: names of the classes.
         timestamps: [frames + 1] frame boundaries in seconds.
         median_window: median filter lengths in frames, one per class; None leaves the scores as they are.
+
+    Raises:
+        ValueError: another number of lengths than classes.
     """
 
     def __init__(self, labels: Sequence[str], timestamps, median_window: Sequence[int] | None = None):
@@ -80,6 +83,8 @@ class FrameScores(Collector):
         self.labels = tuple(labels)
         self.timestamps = np.asarray(timestamps, dtype=np.float64)
         self.median_window = median_window
+        if median_window is not None:
+            median_filter(np.zeros((0, len(self.labels))), median_window)  # raises now rather than after an epoch
         self._table = (-1, None)
 
     def update(self, strong, weak, batch):

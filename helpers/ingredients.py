@@ -8,8 +8,10 @@ know them.
 import difflib
 import inspect
 import os
+import re
 import sys
 import traceback
+import zlib
 from pathlib import Path
 
 from sacred import SETTINGS, Experiment, Ingredient
@@ -83,17 +85,21 @@ class Scripted(Experiment):
         super().__init__(name, ingredients=list(sections), save_git_info=False)
         self.captured_out_filter = apply_backspaces_and_linefeeds
         self.one_line_errors = False
+        self.config_hook(_seed_of_all_ranks)
+
+    def defaults(self) -> dict:
+        """Dotted name -> default of all config entries."""
+        found = {"seed": None}
+        for part in [self, *self.ingredients]:
+            for scope in part.configurations:
+                for key, value in iterate_flattened(scope()):
+                    found[f"{part.path}.{key}" if part is not self else key] = value
+        return found
 
     def known_keys(self) -> set[str]:
         """Dotted names of all config entries and their sections."""
-        keys = {"seed"}
-        for part in [self, *self.ingredients]:
-            for scope in part.configurations:
-                for key, _ in iterate_flattened(scope()):
-                    dotted = f"{part.path}.{key}" if part is not self else key
-                    steps = dotted.split(".")
-                    keys.update(".".join(steps[: end + 1]) for end in range(len(steps)))
-        return keys
+        steps = (name.split(".") for name in self.defaults())
+        return {".".join(name[: end + 1]) for name in steps for end in range(len(name))}
 
     def _create_run(self, command_name=None, config_updates=None, named_configs=(), *args, **kwargs):
         updates = [config_updates or {}]
@@ -102,11 +108,12 @@ class Scripted(Experiment):
                 updates.append(load_config_file(name))
             elif name not in self.named_configs:
                 raise ConfigError(_unknown("named config", name, self.named_configs))
-        known = self.known_keys()
+        known, defaults = self.known_keys(), self.defaults()
         for update in updates:
-            for key, _ in iterate_flattened(update):
+            for key, value in iterate_flattened(update):
                 if key not in known:
                     raise ConfigError(_unknown("config key", key, known))
+                _check_kind(key, value, defaults.get(key))
         return super()._create_run(command_name, config_updates, named_configs, *args, **kwargs)
 
     def run_commandline(self, argv=None):
@@ -129,25 +136,51 @@ class Scripted(Experiment):
         try:
             return super().run(*args, **kwargs)
         except (ConfigError, ValueError, FileNotFoundError) as error:
-            if self.one_line_errors and _is_ours(error):
-                raise _Mistake(str(error).splitlines()[0]) from error
-            raise
+            message = _for_the_user(error) if self.one_line_errors else None
+            if message is None:
+                raise
+            raise _Mistake(message) from error
+
+
+def _seed_of_all_ranks(config, command_name, logger):
+    """Where no seed is given every process would draw its own: ranks take that of the first, or of their job."""
+    if "seed" in config:
+        return {}
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0 and "PL_GLOBAL_SEED" in os.environ:  # started by Lightning
+        return {"seed": int(os.environ["PL_GLOBAL_SEED"])}
+    several = int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    job = os.environ.get("TORCHELASTIC_RUN_ID") or (several and os.environ.get("SLURM_JOB_ID"))
+    return {"seed": zlib.crc32(job.encode())} if job else {}
 
 
 class _Mistake(BaseException):
     """Passes sacred's handler, which would print a stack trace above the one line that helps."""
 
 
-def _is_ours(error) -> bool:
-    """Whether our own code raised this, that is: whether its message was written for the user."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    path = Path(frame.filename).resolve()
-    return path.is_relative_to(REPOSITORY) and ".venv" not in path.parts
+def _for_the_user(error) -> str | None:
+    """The message of an error that our own code raised, None where another library did, in terms of its own."""
+    text = str(error)
+    if text.startswith("Caught ") and "\nOriginal Traceback" in text:  # from a process that loads data
+        file = re.findall(r'^ +File "(.+?)", line \d', text, re.MULTILINE)[-1]
+        message = text.splitlines()[-1].partition(": ")[2]
+    else:
+        file = traceback.extract_tb(error.__traceback__)[-1].filename
+        message = text.splitlines()[0]
+    path = Path(file).resolve()
+    return message if path.is_relative_to(REPOSITORY) and ".venv" not in path.parts else None
 
 
 def _unknown(kind, name, known) -> str:
     near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
     return f"unknown {kind} '{name}'" + (f", did you mean '{near[0]}'?" if near else "")
+
+
+def _check_kind(key, value, default):
+    """Raises ConfigError where an entry cannot be meant; text and None may stand for anything else ("auto", "all")."""
+    if isinstance(default, list | tuple) and not isinstance(value, list | tuple | None):
+        raise ConfigError(f"{key} is {value!r}, expected a list")
+    if isinstance(default, float) and isinstance(value, str):
+        raise ConfigError(f"{key} is {value!r}, expected a number")
 
 
 def _without_observers(argv):

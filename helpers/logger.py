@@ -1,5 +1,7 @@
 """Run folders, loggers and progress, none of which ever asks a question or needs an account."""
 
+import csv
+import itertools
 import logging
 import netrc
 import os
@@ -10,6 +12,8 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+STAMP = r"\d{8}-\d{6}(-\d+)?"  # as run_folder makes it
+
 
 def run_folder(root, project, name, resumed=None) -> Path:
     """Folder of one run: ``<root>/<project>/<name>``, with a time stamp when the run has no name of its own.
@@ -19,13 +23,14 @@ def run_folder(root, project, name, resumed=None) -> Path:
         project: ``wandb.project``.
         name: ``wandb.name``; None gives a time stamp. A name that is taken gets one as well, so that a second run
             does not write over the first.
-        resumed: path of the checkpoint that the run continues from; its folder is used again.
+        resumed: path of the checkpoint that the run continues from; if that is one of a run, its folder is used again.
     """
-    if resumed is not None:
+    if resumed is not None and Path(resumed).parent.name == "checkpoints":
         return Path(resumed).parent.parent
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = Path(root) / _safe(project) / (_safe(name) if name else stamp)
-    return folder.with_name(f"{folder.name}-{stamp}") if name and folder.exists() else folder
+    taken = [_safe(name), f"{_safe(name)}-{stamp}"] if name else [stamp]
+    names = itertools.chain(taken, (f"{taken[-1]}-{number}" for number in itertools.count(2)))
+    return next(folder for each in names if not (folder := Path(root) / _safe(project) / each).exists())
 
 
 def last_checkpoint(root, project, name=None) -> Path:
@@ -35,11 +40,12 @@ def last_checkpoint(root, project, name=None) -> Path:
         FileNotFoundError: there is none.
     """
     folder = Path(root) / _safe(project)
-    pattern = f"{_safe(name)}*" if name else "*"
-    found = sorted(folder.glob(f"{pattern}/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    of_name = re.compile(rf"{re.escape(_safe(name))}(-{STAMP})?" if name else ".*")
+    found = [path for path in folder.glob("*/checkpoints/last.ckpt") if of_name.fullmatch(path.parts[-3])]
     if not found:
-        raise FileNotFoundError(f"ckpt_path=last: no checkpoints/last.ckpt in {folder / pattern}; leave ckpt_path out")
-    return found[-1]
+        where = folder / _safe(name) if name else folder / "*"
+        raise FileNotFoundError(f"ckpt_path=last: there is no {where}/checkpoints/last.ckpt yet, leave ckpt_path out")
+    return max(found, key=lambda path: path.stat().st_mtime)
 
 
 def resume_from(ckpt_path, root, project, name=None) -> Path | None:
@@ -93,12 +99,26 @@ def wandb_logger(folder, config, name=None, project="dcase23_task4", offline=Fal
     return logger
 
 
-def loggers(folder, wandb=None) -> list:
-    """CSV always, wandb where there is one."""
+def loggers(folder, wandb=None, step=0) -> list:
+    """CSV always, wandb where there is one.
+
+    Args:
+        folder: run folder.
+        wandb: a further logger.
+        step: the optimizer step from which a run goes on; what ``metrics.csv`` has of those before stays in it.
+    """
     from lightning.pytorch.loggers import CSVLogger
 
-    csv = CSVLogger(save_dir=folder, name=None, version="")
-    return [csv, wandb] if wandb else [csv]
+    path, rows = Path(folder) / "metrics.csv", []
+    if path.is_file():
+        with open(path, newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+    logger = CSVLogger(save_dir=folder, name=None, version="")  # its first use removes the file
+    for row in rows:
+        logger.log_metrics({key: value for key, value in row.items() if value}, int(row["step"]))
+    if rows:
+        logger.save()
+    return [logger, wandb] if wandb else [logger]
 
 
 def progress_bar():
@@ -125,6 +145,7 @@ def quiet_libraries():
         ".*in eval mode at the start of training.*",  # the frozen transformer
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*epoch parameter in `scheduler.step.*",
+        ".*recommended to use .*sync_dist=True.*",  # metrics are computed once, from the clips of all ranks
     ):
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):

@@ -59,6 +59,9 @@ class Stage:
     gain_augment: int = 0
     maestro_weak_classes: torch.Tensor | None = None
 
+    def __post_init__(self):
+        self.weights(0, mixed=False)  # raises where loss_weights are not six numbers
+
     def views(self, x, mel, batch, rng):
         """Views of student and teacher."""
         return (stage1_views if self.number == 1 else stage2_views)(x, mel, batch, self.recipe, rng)

@@ -7,8 +7,11 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_summary import ModelSummary
 
+from helpers import checkpoints
 from helpers.callbacks import Energy, LastCheckpoint
 from helpers.logger import progress_bar, quiet_libraries
 
@@ -39,20 +42,21 @@ def make_trainer(entries, folder, loggers, monitor=None, callbacks=()) -> L.Trai
         entries: arguments of ``L.Trainer`` and :data:`TRAINER_EXTRAS`.
         folder: run folder; checkpoints go to ``<folder>/checkpoints``.
         loggers: list of Lightning loggers.
-        monitor: (metric name, "max" or "min") of the best checkpoint.
+        monitor: (metric name, "max" or "min") of the best checkpoint; None keeps the last one alone.
         callbacks: further callbacks.
     """
     entries = {**TRAINER_EXTRAS, **entries}
     entries.pop("weights_summary")
     entries.pop("reload_dataloaders_every_epoch")
     every = entries.pop("last_every_n_steps")
-    checkpoints = Path(folder) / "checkpoints"
-    own = [LastCheckpoint(checkpoints, every), Energy(), *callbacks, *(entries.pop("callbacks") or ())]
+    files = Path(folder) / "checkpoints"
+    own = [LastCheckpoint(files, every), Energy(), *callbacks, *(entries.pop("callbacks") or ())]
     if entries.get("enable_progress_bar") is not False:
         own.append(progress_bar())
-    if monitor:
+    entries["enable_checkpointing"] = bool(monitor) and entries["enable_checkpointing"] is not False
+    if entries["enable_checkpointing"]:
         name, mode = monitor
-        own.append(ModelCheckpoint(checkpoints, filename="best", monitor=name, mode=mode, enable_version_counter=False))
+        own.append(ModelCheckpoint(files, filename="best", monitor=name, mode=mode, enable_version_counter=False))
     if on_cpu(entries["accelerator"]) and str(entries["precision"]).startswith("16"):
         log.info("precision: there is no 16-bit float arithmetic on a CPU, training in 32 bits")
         entries["precision"] = "32-true"
@@ -64,7 +68,10 @@ def make_trainer(entries, folder, loggers, monitor=None, callbacks=()) -> L.Trai
         enable_model_summary=False,
         log_every_n_steps=entries["log_every_n_steps"] or 10,
     )
-    return L.Trainer(**entries)
+    try:
+        return L.Trainer(**entries)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ValueError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
 def on_cpu(accelerator) -> bool:
@@ -72,6 +79,7 @@ def on_cpu(accelerator) -> bool:
     return accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
 
 
+@rank_zero_only
 def write_summary(module, folder, detail):
     """Writes the parameter table of a module to ``<folder>/model_summary.txt``."""
     if detail:
@@ -80,6 +88,26 @@ def write_summary(module, folder, detail):
             raise ValueError(f"trainer.weights_summary: 'full', 'top' or None expected, got {detail!r}")
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "model_summary.txt").write_text(str(ModelSummary(module, max_depth=depth)) + "\n")
+
+
+def read_checkpoint(path, train=True) -> dict:
+    """What a run goes on from, looked at before the trainer does, whose errors would not say what is wrong.
+
+    Args:
+        path: the checkpoint; None gives an empty dictionary.
+        train: whether training is to go on from there.
+
+    Raises:
+        ValueError: the file is truncated, or without what is needed.
+    """
+    if path is None:
+        return {}
+    content = checkpoints.read(path)
+    needed = ("state_dict", "global_step", *(("config", "optimizer_states", "loops") if train else ()))
+    missing = next((entry for entry in needed if entry not in content), None)
+    if missing:
+        raise ValueError(f"ckpt_path: {path} has no entry '{missing}', expected a checkpoint of a run of this script")
+    return content
 
 
 class Loaders(L.LightningDataModule):
@@ -101,7 +129,7 @@ class Loaders(L.LightningDataModule):
 
     def train_dataloader(self):
         epoch, start = self._next
-        if self.trainer.current_epoch != epoch:
+        if self.trainer.current_epoch > epoch:  # less: the trainer asks before its own progress is restored
             epoch, start = self.trainer.current_epoch, 0
         return self._make["train"](*self._ranks(), epoch, start)
 

@@ -22,3 +22,23 @@ def real_data():
 def _same_threads():
     """Two threads everywhere: sums come out in the same order on every machine."""
     torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def task4_tree(tmp_path_factory):
+    """``t4_paths`` of a synthetic DESED + MAESTRO tree, and the seconds of its clips. Not to be changed."""
+    from data_util.events import FrameGrid
+    from tests.synthetic import make_task4
+
+    seconds = 1.28
+    folder = tmp_path_factory.mktemp("task4")
+    return make_task4(folder, clips=6, seconds=seconds, grid=FrameGrid(audio_len=seconds)), seconds
+
+
+@pytest.fixture
+def stage1(tmp_path, task4_tree, _same_threads):
+    """Runs of ex_stage1 on that tree, see :class:`tests.stage1.Stage1`; on one thread, so small is the network."""
+    from tests.stage1 import Stage1
+
+    torch.set_num_threads(1)
+    return Stage1(tmp_path, *task4_tree)

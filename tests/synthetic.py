@@ -127,3 +127,31 @@ class _Tree:
             stored["filenames"] = [clip_id(file) for file in files]
             shape = (len(files), self.grid.n_frames, len(CLASSES))
             stored["strong_logits"] = self.rng.standard_normal(shape).astype(np.float16)
+
+
+def tiny_stage1(paths, seconds, outputs):
+    """Config of ex_stage1 for such a tree: a network of a few thousand weights on the CPU, every step logged."""
+    length = {"audio_length": seconds, "num_workers": 0}
+    return {
+        "arch": "mn01_as",
+        "audio_len": seconds,
+        "encoder": {"audio_len": seconds},
+        "t4_paths": {key: path for key, path in paths.items() if key in T4_PATHS},
+        "training": {**length, "batch_sizes": [1, 1, 1, 1, 1]},
+        "validation": dict(length),
+        "test": dict(length),
+        "t4_wrapper": {"nb_filters": [8] * 7, "n_RNN_cell": 16, "n_layers_RNN": 1},
+        "mn": {"pretrained_name": None},
+        "trainer": {
+            "accelerator": "cpu",
+            "precision": "32-true",
+            "max_epochs": 1,
+            "check_val_every_n_epoch": 1,
+            "log_every_n_steps": 1,
+            "default_root_dir": str(outputs),
+            "enable_progress_bar": False,
+        },
+        "wandb": {"project": "tests"},
+        "plots": 1,
+        "seed": 1,
+    }

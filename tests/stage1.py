@@ -1,0 +1,117 @@
+"""Runs of ex_stage1 on the synthetic data: in this process where that will do, else in one of their own."""
+
+import contextlib
+import csv
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+import ex_stage1
+from tests.synthetic import tiny_stage1
+
+ROOT = Path(__file__).parents[1]
+
+
+class Stage1:
+    """Runs with a common small configuration.
+
+    Args:
+        folder: for outputs and whatever else a run writes.
+        paths: ``t4_paths`` of the data.
+        seconds: of a clip.
+    """
+
+    def __init__(self, folder, paths, seconds):
+        self.folder, self.outputs = Path(folder), Path(folder) / "outputs"
+        self.config = tiny_stage1(paths, seconds, self.outputs)
+
+    def file(self, **updates):
+        """A config file for the command line: the common configuration with changes (sections may be partial)."""
+        config = merged(self.config, updates)
+        path = self.folder / "config.json"
+        path.write_text(json.dumps(config))
+        return str(path)
+
+    def run(self, name="run", command=None, named=(), **updates):
+        """A run in this process; its result."""
+        updates = merged({"wandb": {"name": name}}, updates)
+        with leaving_no_trace():
+            run = ex_stage1.ex.run(command, config_updates=merged(self.config, updates), named_configs=named)
+        return run.result
+
+    def command(self, *arguments, **updates):
+        """A run in this process as the command line would start it; the exit status."""
+        with leaving_no_trace():
+            try:
+                ex_stage1.ex.run_commandline(["ex_stage1", "with", self.file(**updates), *arguments])
+            except SystemExit as exit:
+                return exit.code
+        return 0
+
+    def process(self, *arguments, code=None, **updates):
+        """A run in a process of its own; with ``code``, which is executed first there."""
+        start = ["-m", "ex_stage1"]
+        if code:
+            script = self.folder / "script.py"
+            script.write_text(f"{code}\n\nimport ex_stage1\n\nex_stage1.ex.run_commandline()\n")
+            start = [str(script)]
+        return subprocess.run(
+            [sys.executable, *start, "with", self.file(**updates), *arguments],
+            cwd=self.folder, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True, text=True, timeout=180,
+        )  # fmt: skip
+
+    def path(self, name="run"):
+        """The folder of the run of that name."""
+        return self.outputs / "tests" / name
+
+    def checkpoint(self, name="run", file="last"):
+        """Contents of a checkpoint."""
+        return torch.load(self.path(name) / "checkpoints" / f"{file}.ckpt", weights_only=True)
+
+    def metrics(self, name="run", prefix="train/"):
+        """Step -> logged values by name."""
+        with open(self.path(name) / "metrics.csv") as file:
+            rows = list(csv.DictReader(file))
+        found = {}
+        for row in rows:
+            values = {key: float(value) for key, value in row.items() if value and key.startswith(prefix)}
+            if values:
+                found.setdefault(int(row["step"]), {}).update(values)
+        return found
+
+    def results(self, name="run"):
+        """(system, metric) -> value of the table of results."""
+        with open(self.path(name) / "results.csv") as file:
+            return {(row["system"], row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
+
+
+def merged(config, updates):
+    """A config with changes, sections entry by entry."""
+    result = dict(config)
+    for key, value in updates.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+@contextlib.contextmanager
+def leaving_no_trace():
+    """Restores what a run changes in the process: log handlers, environment, signal handlers."""
+    root = logging.getLogger()
+    handlers, level, environment = root.handlers, root.level, dict(os.environ)
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        root.handlers, root.level = handlers, level
+        os.environ.clear()
+        os.environ.update(environment)
+        for number, handler in signals.items():
+            signal.signal(number, handler)

@@ -1,0 +1,147 @@
+"""Runs that are stopped and go on: what follows equals an uninterrupted run."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from helpers.mean_teacher import MeanTeacher
+from tests.stage1 import Stage1
+
+STEPS = 5  # of an epoch
+
+
+def options(accumulate=1, workers=0, every=1):
+    trainer = {"accumulate_grad_batches": accumulate, "last_every_n_steps": every, "max_epochs": 2}
+    return {"trainer": trainer, "training": {"num_workers": workers}, "test": {"test": False}}
+
+
+def assert_same(left, right, path=""):
+    """Equality of nested containers, tensors bit by bit."""
+    assert type(left) is type(right), path
+    if isinstance(left, dict):
+        assert left.keys() == right.keys(), path
+        for key in left:
+            assert_same(left[key], right[key], f"{path}/{key}")
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right), path
+        for i, pair in enumerate(zip(left, right)):
+            assert_same(*pair, f"{path}/{i}")
+    elif isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), path
+    else:
+        assert left == right, path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, task4_tree):
+    """Accumulated batches -> a run that nothing stops."""
+    torch.set_num_threads(1)
+    runs = Stage1(tmp_path_factory.mktemp("uninterrupted"), *task4_tree)
+    for accumulate in (1, 2):
+        runs.run(str(accumulate), **options(accumulate))
+        assert len(runs.metrics(str(accumulate))) == 2 * -(-STEPS // accumulate)
+    return runs
+
+
+def assert_continued(stage1, uninterrupted, accumulate=1):
+    """The continued run is the uninterrupted one, in what it logged and in its checkpoints."""
+    whole = str(accumulate)
+    for prefix in ("train/", "val/"):
+        expected, logged = uninterrupted.metrics(whole, prefix), stage1.metrics("ended", prefix)
+        assert list(logged) == list(expected)
+        for step, values in expected.items():
+            assert_same(values, logged[step], f"{prefix} step {step}")
+    for file in ("last", "best"):
+        first, second = uninterrupted.checkpoint(whole, file), stage1.checkpoint("ended", file)
+        for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+            assert_same(first[key], second[key], f"{file} {key}")
+
+
+def in_batch(monkeypatch, number, act):
+    """Does something in a training batch, counted over epochs from 1."""
+    seen = []
+    original = MeanTeacher.training_step
+
+    def step(self, *arguments):
+        seen.append(arguments[-1])
+        if len(seen) == number:
+            act()
+        return original(self, *arguments)
+
+    monkeypatch.setattr(MeanTeacher, "training_step", step)
+
+
+def send(number, times=1):
+    for _ in range(times):
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("number", "batch", "accumulate", "workers"),
+    [
+        (signal.SIGTERM, 2, 1, 0),
+        (signal.SIGINT, 7, 1, 2),
+        (signal.SIGTERM, 5, 1, 0),  # the last batch of an epoch, whose validation must not be left out
+        (signal.SIGTERM, 3, 2, 2),  # halfway to an optimizer step
+    ],
+)
+def test_stopped_by_a_signal(stage1, uninterrupted, monkeypatch, number, batch, accumulate, workers):
+    with monkeypatch.context() as patch:
+        in_batch(patch, batch, lambda: send(number))
+        with pytest.raises(SystemExit) as exit:
+            stage1.run("ended", **options(accumulate, workers, every=100))
+    assert exit.value.code == 128 + number
+    stage1.run("ended", ckpt_path="last", **options(accumulate, workers, every=100))
+    assert_continued(stage1, uninterrupted, accumulate)
+
+
+def fail():
+    raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize(
+    ("batch", "every", "act", "error"),
+    [
+        (6, 0, fail, RuntimeError),  # the first of an epoch
+        (9, 3, lambda: send(signal.SIGINT, times=2), SystemExit),  # two steps after the last save
+    ],
+)
+def test_ended_in_mid_step(stage1, uninterrupted, monkeypatch, batch, every, act, error):
+    with monkeypatch.context() as patch:
+        in_batch(patch, batch, act)
+        with pytest.raises(error):
+            stage1.run("ended", **options(every=every))
+    stage1.run("ended", ckpt_path="last", **options())
+    assert_continued(stage1, uninterrupted)
+
+
+END_IN_BATCH_8 = """
+import os, signal
+from helpers.mean_teacher import MeanTeacher
+from tests.stage1 import Stage1
+
+original, batches = MeanTeacher.training_step, []
+
+
+def step(self, *arguments):
+    batches.append(arguments)
+    if len(batches) == 8:
+        os.kill(os.getpid(), signal.{})
+    return original(self, *arguments)
+
+
+MeanTeacher.training_step = step
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_processes(stage1, uninterrupted, number):
+    """What a shell sees of a run that ends early; the next one goes on from the last save, as if nothing happened."""
+    ended = stage1.process("wandb.name=ended", code=END_IN_BATCH_8.format(number.name), **options(workers=2, every=3))
+    assert ended.returncode == (-9 if number == signal.SIGKILL else 130), ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert stage1.checkpoint("ended")["global_step"] == (6 if number == signal.SIGKILL else 8)
+    stage1.run("ended", ckpt_path="last", **options(workers=2))
+    assert_continued(stage1, uninterrupted)
