@@ -1,8 +1,8 @@
 """Fetches published checkpoints, pseudo-labels and lists into the resources folder.
 
-    python download_resources.py                    everything of the stage-1 and stage-2 recipes
-    python download_resources.py --only atst_as_strong dirs
-    python download_resources.py --list
+python download_resources.py                    everything of the stage-1 and stage-2 recipes
+python download_resources.py --only atst_as_strong dirs
+python download_resources.py --list
 """
 
 import argparse

@@ -111,15 +111,22 @@ NAMES = (("wandb", "project"), ("wandb", "name"))
 
 @ex.named_config
 def demo():
-    # a small data set, made on first use, and a detector that two CPU cores train in minutes
+    # A small data set, made on first use, and a detector that two CPU cores train in minutes: fewer and smaller layers,
+    # few steps at a high rate, and no augmentation, which pays only after many more of them.
     arch = "mn01_as"
-    t4_wrapper = dict(nb_filters=[8, 16, 32, 64, 64, 64, 64], n_RNN_cell=128)
     demo = dict(enabled=True)
-    trainer = dict(max_epochs=10, check_val_every_n_epoch=5, precision="32-true", last_every_n_steps=20)
-    optimizer = dict(crnn_lr=2e-3, num_warmup_steps=20)
-    training = dict(batch_sizes=(3, 4, 6, 3, 2), num_workers=2)
+    mel = dict(n_mels=64)
+    t4_wrapper = dict(
+        nb_filters=[16, 32, 64, 64, 64], pooling=[[2, 2], [2, 2], [1, 2], [1, 2], [1, 4]], kernel_size=[3] * 5,
+        padding=[1] * 5, stride=[1] * 5, activation="relu", dropout=0.0, n_RNN_cell=64, n_layers_RNN=1,
+    )  # fmt: skip
+    trainer = dict(max_epochs=24, check_val_every_n_epoch=8, precision="32-true")
+    optimizer = dict(crnn_lr=2e-3, schedule_mode="exp", gamma=0.999, weight_decay=1e-4)
+    training = dict(batch_sizes=(1, 6, 8, 1, 1), num_workers=2, wavmix_p=0.0)
     validation = dict(num_workers=0)
     test = dict(num_workers=0)
+    mix_augment = dict(apply_mixup=False, apply_mixstyle=False)
+    filter_augment = dict(apply=False)
     loss_weights = (0.5, 1.0, 1.0, 0.3, 0.1, 0.5)
     ssl_loss_warmup_steps = 100
     ema_factor = 0.98

@@ -55,7 +55,7 @@ class Stage1:
         return 0
 
     def process(self, *arguments, code=None, **updates):
-        """A run in a process of its own; with ``code``, which is executed first there."""
+        """A run in a process, and process group, of its own; with ``code``, which is executed first there."""
         start = ["-m", "ex_stage1"]
         if code:
             script = self.folder / "script.py"
@@ -64,7 +64,7 @@ class Stage1:
         return subprocess.run(
             [sys.executable, *start, "with", self.file(**updates), *arguments],
             cwd=self.folder, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            capture_output=True, text=True, timeout=180,
+            capture_output=True, text=True, timeout=180, start_new_session=True,
         )  # fmt: skip
 
     def path(self, name="run"):

@@ -11,7 +11,7 @@ from sacred.utils import ConfigError
 
 from helpers.ingredients import Scripted, Section
 
-SCRIPT = '''
+SCRIPT = """
 from helpers.ingredients import Scripted, Section
 
 
@@ -42,7 +42,7 @@ def main(arch, loss, seed):
         [].pop()
     print("built", part(), arch, loss["deep"]["p"], seed)
     return part()[0]
-'''
+"""
 
 
 @pytest.fixture

@@ -117,18 +117,17 @@ def test_ended_in_mid_step(stage1, uninterrupted, monkeypatch, batch, every, act
     assert_continued(stage1, uninterrupted)
 
 
-END_IN_BATCH_8 = """
+END = """
 import os, signal
 from helpers.mean_teacher import MeanTeacher
-from tests.stage1 import Stage1
 
 original, batches = MeanTeacher.training_step, []
 
 
 def step(self, *arguments):
     batches.append(arguments)
-    if len(batches) == 8:
-        os.kill(os.getpid(), signal.{})
+    if len(batches) == {batch}:
+        os.{send}(os.getpid(), signal.{name})
     return original(self, *arguments)
 
 
@@ -136,12 +135,30 @@ MeanTeacher.training_step = step
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_processes(stage1, uninterrupted, number):
+@pytest.mark.parametrize(
+    ("number", "send", "batch", "status", "step"),
+    [
+        (signal.SIGKILL, "kill", 8, -9, 6),
+        (signal.SIGINT, "killpg", 3, 130, 3),  # a terminal sends it to the processes that load data, too
+        (signal.SIGTERM, "killpg", 7, 143, 7),  # as job schedulers do
+    ],
+)
+def test_processes(stage1, uninterrupted, number, send, batch, status, step):
     """What a shell sees of a run that ends early; the next one goes on from the last save, as if nothing happened."""
-    ended = stage1.process("wandb.name=ended", code=END_IN_BATCH_8.format(number.name), **options(workers=2, every=3))
-    assert ended.returncode == (-9 if number == signal.SIGKILL else 130), ended.stderr
+    code = END.format(batch=batch, send=send, name=number.name)
+    ended = stage1.process("wandb.name=ended", code=code, **options(workers=2, every=3 if number == 9 else 0))
+    assert ended.returncode == status, ended.stderr
     assert "Traceback" not in ended.stderr
-    assert stage1.checkpoint("ended")["global_step"] == (6 if number == signal.SIGKILL else 8)
+    assert stage1.checkpoint("ended")["global_step"] == step
     stage1.run("ended", ckpt_path="last", **options(workers=2))
     assert_continued(stage1, uninterrupted)
+
+
+def test_finished(stage1):
+    """To go on from the end is to test again."""
+    stage1.run("finished")
+    results, last = stage1.results("finished"), stage1.checkpoint("finished")
+    stage1.run("finished", ckpt_path="last")
+    assert stage1.results("finished") == results
+    assert_same(stage1.checkpoint("finished")["state_dict"], last["state_dict"])
+    assert len(stage1.metrics("finished")) == STEPS
