@@ -15,7 +15,6 @@ from data_util.errors import BadAudio, WrongSampleRate
 
 logger = logging.getLogger(__name__)
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".w64"})
 MIN_SECONDS = 0.1  # what is shorter holds no event that could be annotated; it is the rest of a failed download
 # What libsndfile says of a wav file whose header promises more bytes than there are.
 PROMISED_BYTES = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)

@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset
 
 from data_util.errors import BadAudio, DataMissing
-from data_util.events import N_CLASSES, clip_id
+from data_util.events import N_CLASSES
+from helpers.files import clip_id
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from data_util.demo_layout import (
     Part,
 )
 from data_util.events import SOFT_COLUMNS, Events, FrameGrid, encode_strong, make_events
-from data_util.output import replacing, write_audio, write_json, write_table
+from data_util.output import write_audio, write_json, write_table
 from data_util.soundscapes import (
     Event,
     Job,
@@ -36,6 +36,7 @@ from data_util.soundscapes import (
     write_events,
     write_weak,
 )
+from helpers.files import replacing
 
 NOTES = ".notes"  # folder of what is known of the clips made so far
 SPLIT_STREAM, SOFT_STREAM, PSEUDO_STREAM, IMPULSE_STREAM = range(101, 105)  # entropy beside the numbers of the parts

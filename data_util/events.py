@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from data_util.audio import AUDIO_SUFFIXES
 from data_util.classes import CLASSES
 from data_util.errors import DataMissing, TableError
+from helpers.files import clip_id
 
 EVENT_COLUMNS = ("filename", "onset", "offset", "event_label")
 SOFT_COLUMNS = (*EVENT_COLUMNS, "confidence")
@@ -87,14 +87,6 @@ class FrameGrid:
         return np.clip(np.asarray(frames) * self.net_pooling / (self.fs / self.frame_hop), 0, self.audio_len)
 
 
-def clip_id(path):
-    """File name without folder and audio suffix, by which tables, scores and stored predictions know a clip."""
-    name = str(path).replace("\\", "/").rpartition("/")[2]
-    stem, dot, suffix = name.rpartition(".")
-    # "Yabc_30.000_40.000" has no audio suffix: its last dot belongs to the name.
-    return stem if dot and f".{suffix.lower()}" in AUDIO_SUFFIXES else name
-
-
 # -- labels <-> frames -----------------------------------------------------------------------------
 def class_indices(names, classes=CLASSES):
     """Numbers of the named classes.
@@ -158,24 +150,6 @@ def decode_strong(active, grid, classes=CLASSES):
 def decode_weak(active, classes=CLASSES):
     """Decisions [classes] -> names of the active classes."""
     return [name for name, value in zip(classes, active) if value]
-
-
-def merge_events(events):
-    """Joins events of one class which overlap or touch.
-
-    Args:
-        events: (onset, offset, label) of one recording, in any order.
-
-    Returns:
-        the same form, sorted by label and onset, no two events of a class overlapping.
-    """
-    merged = []
-    for onset, offset, label in sorted(events, key=lambda event: (event[2], event[0], event[1])):
-        if merged and merged[-1][2] == label and onset <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], offset), label)
-        else:
-            merged.append((onset, offset, label))
-    return merged
 
 
 class StrongLabels:
@@ -305,15 +279,6 @@ def durations(path):
     seconds = _numbers(path, table, "duration")
     _fail_at(path, table, ~(seconds > 0), "duration expected as a positive number of seconds")
     return {clip_id(name): float(value) for name, value in zip(table["filename"], seconds)}
-
-
-def ground_truth(table):
-    """{clip id: [(onset, offset, label), ...]} of an event table; clips without events have an empty list."""
-    result = {clip_id(name): [] for name in table["filename"].unique()}
-    rows = table[table["event_label"].notna()]
-    for name, onset, offset, label in zip(rows["filename"], rows["onset"], rows["offset"], rows["event_label"]):
-        result[clip_id(name)].append((float(onset), float(offset), label))
-    return result
 
 
 def add_aliases(table, aliases):

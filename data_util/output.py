@@ -1,26 +1,14 @@
 """Files that are written complete or not at all, and notes on what a folder was made from."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import soundfile
 
-
-@contextmanager
-def replacing(path: Path):
-    """Gives a temporary path beside `path`, which becomes `path` when the block ends well and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from helpers.files import replacing
 
 
 def write_audio(path: Path, audio: np.ndarray, sample_rate: int):

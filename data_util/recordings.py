@@ -23,8 +23,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from data_util.audio import AUDIO_SUFFIXES, decode, to_mono
+from data_util.audio import decode, to_mono
 from data_util.errors import BadAudio, DataMissing
+from helpers.files import AUDIO_SUFFIXES
 
 logger = logging.getLogger(__name__)
 

@@ -27,9 +27,10 @@ import numpy as np
 import scipy.fft
 from tqdm import tqdm
 
-from data_util.events import EVENT_COLUMNS, WEAK_COLUMNS, merge_events
+from data_util.events import EVENT_COLUMNS, WEAK_COLUMNS
 from data_util.output import claim, write_audio, write_json, write_table
 from data_util.recordings import find_recordings
+from helpers.scores import merge_events
 
 PEAK = 0.99  # louder mixtures are scaled down to it
 PLACES = 30  # onsets tried for an event before it is shortened

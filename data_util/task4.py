@@ -17,7 +17,7 @@ from data_util.cache import CachedAudio
 from data_util.classes import CLASSES, DESED_TO_MAESTRO, MAESTRO_TO_DESED, desed_mask, maestro_mask
 from data_util.clips import Clips, Concat, PseudoLabels
 from data_util.errors import DataMissing
-from data_util.events import StrongLabels, WeakLabels, add_aliases, add_weak_aliases, clip_id, read_table
+from data_util.events import StrongLabels, WeakLabels, add_aliases, add_weak_aliases, read_table
 from data_util.mixing import DeviceResponse, WavMix, load_responses
 from data_util.samples import Source
 from data_util.task4_files import (
@@ -35,6 +35,7 @@ from data_util.task4_files import (
     split_maestro,
     split_weak,
 )
+from helpers.files import clip_id
 
 __all__ = [
     "DATASETS",

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from data_util.audio import AUDIO_SUFFIXES
 from data_util.errors import DataMissing, TableError
 from data_util.events import EVENT_COLUMNS, SOFT_COLUMNS, read_events, read_weak
 from data_util.samples import Source
+from helpers.files import AUDIO_SUFFIXES
 
 FOLDER_RATE = 16000  # Hz, of the folders without "_44k"
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from helpers.scores import Events, ScoreTable, clip_duration, clip_id, median_filter, merge_events
+from helpers.files import clip_id
+from helpers.scores import Events, ScoreTable, clip_duration, median_filter, merge_events
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,18 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and how audio files are called."""
 
 import os
 from contextlib import contextmanager
 from pathlib import Path
+
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".w64"})
+
+
+def clip_id(path) -> str:
+    """File name without folder and audio suffix, by which tables, scores and stored predictions know a clip."""
+    name = str(path).replace("\\", "/").rpartition("/")[2]
+    stem, dot, suffix = name.rpartition(".")
+    # "Yabc_30.000_40.000" has no audio suffix: its last dot belongs to the name.
+    return stem if dot and f".{suffix.lower()}" in AUDIO_SUFFIXES else name
 
 
 @contextmanager

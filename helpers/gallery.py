@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from helpers.evaluators import EvaluatorSet
+from helpers.files import clip_id
 from helpers.metrics import Psds
 from helpers.plots import plot_class_psds, plot_clip, plot_psd_roc
-from helpers.scores import clip_id
 
 CURVE = "psds1_sed_scores_eval"
 

@@ -8,9 +8,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePath
 
 import numpy as np
+
+from helpers.files import clip_id
 
 Events = Mapping[str, Sequence[tuple[float, float, str]]]
 
@@ -74,11 +75,6 @@ def score_frame(scores, timestamps, labels):
     from sed_scores_eval.base_modules.scores import create_score_dataframe
 
     return create_score_dataframe(np.asarray(scores), np.asarray(timestamps), list(labels))
-
-
-def clip_id(path) -> str:
-    """File name without folder and without its last suffix."""
-    return PurePath(path).stem
 
 
 def clip_span(clip: str) -> tuple[str, float, float]:

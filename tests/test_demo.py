@@ -15,10 +15,11 @@ from data_util.classes import CLASSES, DESED_CLASSES, MAESTRO_CLASSES
 from data_util.demo import demo_dirs, demo_folder, demo_paths, find_sounds, main, make_demo
 from data_util.demo_layout import MAESTRO_PARTS, PARTS, PSEUDO_LABELLED, SCENES, SIZES
 from data_util.demo_parts import deal, desed_jobs, maestro_jobs, part_number
-from data_util.events import SOFT_COLUMNS, FrameGrid, StrongLabels, durations, ground_truth, read_events, read_weak
+from data_util.events import SOFT_COLUMNS, FrameGrid, StrongLabels, durations, read_events, read_weak
 from data_util.soundscapes import generator
 from data_util.task4 import split_maestro, training_set, validation_set
 from data_util.task4 import test_set as load_test_set
+from helpers.scores import events_of_table
 
 # The public entries of t4_paths, without those for MAESTRO Synth, which nothing reads.
 PUBLIC_NAMES = """
@@ -120,7 +121,7 @@ def test_labels_of_each_set_are_its_own_classes(tiny):
 
 def test_two_test_clips_have_no_events(tiny):
     paths = demo_paths(tiny[0])
-    truth = ground_truth(read_events(paths["test_tsv"]))
+    truth = events_of_table(read_events(paths["test_tsv"]))
     assert sum(not events for events in truth.values()) == 2
     assert set(truth) == set(durations(paths["test_dur"]))
 
@@ -128,7 +129,7 @@ def test_two_test_clips_have_no_events(tiny):
 def test_events_are_heard_where_they_are_labelled(tiny):
     paths = demo_paths(tiny[0])
     gains = []
-    for name, events in ground_truth(read_events(paths["synth_tsv"])).items():
+    for name, events in events_of_table(read_events(paths["synth_tsv"])).items():
         audio, rate = soundfile.read(Path(paths["synth_folder"]) / f"{name}.wav")
         active = np.zeros(len(audio), dtype=bool)
         for onset, offset, _ in events:

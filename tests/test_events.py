@@ -23,18 +23,17 @@ from data_util.events import (
     add_aliases,
     add_weak_aliases,
     clip_events,
-    clip_id,
     decode_strong,
     decode_weak,
     durations,
     encode_strong,
     encode_weak,
-    ground_truth,
     make_events,
-    merge_events,
     read_events,
     read_weak,
 )
+from helpers.files import clip_id
+from helpers.scores import events_of_table
 from tests.reference import golden
 
 GRID = FrameGrid()
@@ -232,12 +231,6 @@ def test_weak_labels():
     assert not labels(1)[1].any()
 
 
-def test_merge_events():
-    events = [(3.0, 4.0, "a"), (0.0, 1.0, "a"), (1.0, 2.0, "a"), (0.5, 5.0, "b"), (0.6, 0.7, "b")]
-    assert merge_events(events) == [(0.0, 2.0, "a"), (3.0, 4.0, "a"), (0.5, 5.0, "b")]
-    assert merge_events([]) == []
-
-
 # -- tables ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("path", "name"),
@@ -264,12 +257,12 @@ def test_read_events_and_ground_truth(table):
     events = read_events(path)
     assert list(events.columns) == ["filename", "onset", "offset", "event_label"]
     assert events["event_label"].isna().tolist() == [False, True, True, False]
-    assert ground_truth(events) == {"a": [(0.5, 1.25, "Cat"), (2.0, 3.0, "Dog")], "b": [], "c": []}
+    assert events_of_table(events) == {"a": [(0.5, 1.25, "Cat"), (2.0, 3.0, "Dog")], "b": [], "c": []}
 
 
 def test_read_events_of_a_table_without_any_event(table):
     events = read_events(table(HEADER + "a.wav\t\t\t\n"))
-    assert ground_truth(events) == {"a": []}
+    assert events_of_table(events) == {"a": []}
     assert not StrongLabels(events, GRID)(0)[0].any()
     assert StrongLabels(read_events(table(HEADER)), GRID).filenames == []
 
@@ -346,11 +339,11 @@ def test_durations(table):
 def test_tables_of_desed(real_data):
     metadata = real_data / "desed" / "metadata"
     events = read_events(metadata / "validation" / "validation.tsv", classes=DESED_CLASSES)
-    truth = ground_truth(events)
+    truth = events_of_table(events)
     assert len(truth) == 1168  # as the published set; 15 of them without events
     assert sum(not rows for rows in truth.values()) == 15
     assert truth.keys() == durations(metadata / "validation" / "validation_durations.tsv").keys()
-    assert len(ground_truth(read_events(metadata / "eval" / "public.tsv"))) == 692
+    assert len(events_of_table(read_events(metadata / "eval" / "public.tsv"))) == 692
     assert len(read_weak(metadata / "train" / "weak.tsv")) == 1578
     labels = StrongLabels(events, GRID)
     assert sum(labels(i)[0].any() for i in range(len(labels.filenames))) == 1153

@@ -19,10 +19,11 @@ from data_util.cache import CachedAudio, build_cache
 from data_util.classes import CLASSES, DESED_CLASSES, desed_mask, maestro_mask
 from data_util.clips import Concat
 from data_util.errors import BadAudio, DataMissing, TableError, WrongSampleRate
-from data_util.events import FrameGrid, encode_strong, ground_truth, make_events, read_events
+from data_util.events import FrameGrid, encode_strong, make_events, read_events
 from data_util.mixing import DeviceResponse, WavMix
 from data_util.samplers import SourceBatchSampler
 from data_util.samples import TRAINING_SOURCES, Source
+from helpers.scores import events_of_table
 from tests.reference import golden
 from tests.synthetic import EMPTY, make_task4
 
@@ -280,8 +281,8 @@ def test_test_set(paths):
     assert [len(part) for part in data.datasets] == [4, 4, 8]
     assert [part[0]["source"] for part in data.datasets] == [Source.REAL, Source.DEVTEST, Source.MAESTRO]
     assert EMPTY in names(data.datasets[1])  # clips without events are part of the set
-    truth = ground_truth(data.datasets[1].table)
-    assert truth == ground_truth(read_events(paths["test_tsv"]))
+    truth = events_of_table(data.datasets[1].table)
+    assert truth == events_of_table(read_events(paths["test_tsv"]))
     assert truth[EMPTY[:-4]] == []
     assert list(truth) == data.datasets[1].clip_ids
 
