@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Threads that wait for each other at the end of every small operation must sleep soon: spinning costs seconds per
+# step as soon as anything else runs on the machine.
+export GOMP_SPINCOUNT ?= 1000
+
 .PHONY: demo test lint clean
 
 $(VENV)/.installed: requirements.txt
