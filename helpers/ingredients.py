@@ -16,7 +16,13 @@ from pathlib import Path
 
 from sacred import SETTINGS, Experiment, Ingredient
 from sacred.config import load_config_file
-from sacred.utils import ConfigError, apply_backspaces_and_linefeeds, iterate_flattened
+from sacred.utils import (
+    ConfigError,
+    apply_backspaces_and_linefeeds,
+    convert_to_nested_dict,
+    iterate_flattened,
+    set_by_dotted_path,
+)
 
 # The default captures file descriptors, which takes the terminal away from progress bars.
 SETTINGS.CAPTURE_MODE = "sys"
@@ -109,11 +115,14 @@ class Scripted(Experiment):
             elif name not in self.named_configs:
                 raise ConfigError(_unknown("named config", name, self.named_configs))
         known, defaults = self.known_keys(), self.defaults()
+        config_updates = convert_to_nested_dict(config_updates or {})
         for update in updates:
-            for key, value in iterate_flattened(update):
+            for key, value in list(iterate_flattened(update)):
                 if key not in known:
                     raise ConfigError(_unknown("config key", key, known))
                 _check_kind(key, value, defaults.get(key))
+                if isinstance(defaults.get(key), bool) and value in (0, 1) and update is updates[0]:
+                    set_by_dotted_path(config_updates, key, bool(value))  # the published commands write 0 and 1
         return super()._create_run(command_name, config_updates, named_configs, *args, **kwargs)
 
     def run_commandline(self, argv=None):

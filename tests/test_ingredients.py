@@ -145,3 +145,17 @@ def test_other_errors_keep_their_trace(script):
     done = script("with", "arch=bug")
     assert done.returncode == 1
     assert "IndexError" in done.stderr
+
+
+def test_zero_and_one_are_taken_for_what_the_entry_holds():
+    ex = Scripted("test", [Section("part", lambda apply=True, n=3: None)])
+    seen = {}
+
+    @ex.main
+    def main(_config):
+        seen.update(_config["part"])
+
+    ex.run(config_updates={"part.apply": 0, "part": {"n": 1}})
+    assert seen == {"apply": False, "n": 1}
+    assert seen["apply"] is False
+    assert seen["n"] is not True
