@@ -113,6 +113,7 @@ NAMES = (("wandb", "project"), ("wandb", "name"))
 def demo():
     # A small data set, made on first use, and a detector that two CPU cores train in minutes: fewer and smaller layers,
     # few steps at a high rate, and no augmentation, which pays only after many more of them.
+    seed = 431127949
     arch = "mn01_as"
     demo = dict(enabled=True)
     mel = dict(n_mels=64)
