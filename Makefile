@@ -12,8 +12,8 @@ export GOMP_SPINCOUNT ?= 1000
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	@echo 'installing requirements.txt into $(VENV): a few minutes, about 6 GB'
+	$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.txt
 	touch $@
 
 demo: $(VENV)/.installed

@@ -127,7 +127,7 @@ def demo():
     validation = dict(num_workers=0)
     test = dict(num_workers=0)
     mix_augment = dict(apply_mixup=False, apply_mixstyle=False)
-    filter_augment = dict(apply=False)
+    filter_augment = dict(apply=0)
     loss_weights = (0.5, 1.0, 1.0, 0.3, 0.1, 0.5)
     ssl_loss_warmup_steps = 100
     ema_factor = 0.98

@@ -124,7 +124,8 @@ def checks_table(checks):
 
     table = Table(title="data sets", title_justify="left")
     for head in ("data set", "files", "in table", "published", "", "folder"):
-        table.add_column(head, justify="right" if head in ("files", "in table", "published") else "left")
+        counts = head in ("files", "in table", "published")
+        table.add_column(head, justify="right" if counts else "left", overflow="fold")
     for check in checks:
         counts = ("–" if n is None else str(n) for n in (check.found, check.listed, check.expected))
         table.add_row(check.name, *counts, check.problem or "ok", str(check.folder))
