@@ -17,6 +17,7 @@ $(VENV)/.installed: requirements.txt
 	touch $@
 
 demo: $(VENV)/.installed
+	@echo 'starting: libraries take some seconds to load, the demo some minutes'
 	$(BIN)/python -m ex_stage1 with demo
 
 lint: $(VENV)/.installed

@@ -257,8 +257,9 @@ def test_cache_gives_the_same_samples(tmp_path, recordings):
 def test_cache_is_really_read(tmp_path, recordings, monkeypatch):
     build_cache(recordings, tmp_path / "cache", RATE)
     reader = AudioReader(RATE, 2.0, cache=CachedAudio(tmp_path / "cache", RATE))
+    decoded = AudioReader(RATE, 2.0)(recordings[0])[0]
     monkeypatch.setattr(audio_module, "decode", lambda *_: pytest.fail("the file was decoded"))
-    reader(recordings[0])
+    np.testing.assert_array_equal(reader(recordings[0])[0], decoded)
 
 
 def test_cache_keeps_what_it_has(tmp_path, recordings):
