@@ -12,6 +12,7 @@ DATASET_PATH = os.environ.get("DATASET_PATH", "data/dcase24_task4")
 RESOURCES_PATH = os.environ.get("RESOURCES_PATH", "resources")
 PRETRAINED = f"{RESOURCES_PATH}/pretrained_models"
 DIRS_PATH = f"{RESOURCES_PATH}/dirs"
+PREDICTIONS = f"{RESOURCES_PATH}/predictions"
 
 RELEASE = "https://github.com/CPJKU/cpjku_dcase24/releases/download/files"
 TAGGING_RELEASE = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1"
@@ -58,6 +59,7 @@ T4_PATHS = {
     "strong_folder_44k": "{base_path}/audio/train/strong_label_real/",
     "strong_tsv": "{base_path}/metadata/train/audioset_strong.tsv",
     "external_strong_folder": "{base_path}/audio/external_strong_16k/",
+    "external_strong_folder_44k": "{base_path}/audio/external_strong/",
     "external_strong_train_tsv": "resources/external_strong_split/external_audioset_strong_train.tsv",
     "external_strong_val_tsv": "resources/external_strong_split/external_audioset_strong_eval.tsv",
     "external_strong_dur": "resources/external_strong_split/external_audioset_strong_dur.tsv",
@@ -90,5 +92,40 @@ T4_PATHS = {
     "unlabeled_tsv_exclude": "resources/exclude/unlabeled_exclude.tsv",
 }
 
+# What stage 2 also predicts: DESED's public evaluation set and the evaluation set of the challenge.
+T4_EVAL_PATHS = {
+    "eval_public_folder": "{base_path}/eval/desed_public_eval/audio/eval/public_16k",
+    "eval_public_folder_44k": "{base_path}/eval/desed_public_eval/audio/eval/public",
+    "eval_public_tsv": "{base_path}/eval/desed_public_eval/metadata/eval/public.tsv",
+    "eval_public_dur": "{base_path}/eval/desed_public_eval/metadata/eval/public_durations.tsv",
+    "eval_private_folder": "{base_path}/eval/eval24/audio_16k",
+    "eval_private_folder_44k": "{base_path}/eval/eval24/audio",
+    "eval_private_dur": "{base_path}/eval/eval24/eval24_durations.tsv",
+}
+
 # Window lengths in frames, one per class: ten of DESED, then seventeen of MAESTRO.
 MEDIAN_WINDOW = [3, 9, 9, 5, 5, 5, 9, 7, 11, 9, 7, 3, 9, 13, 7, 1, 13, 3, 13, 7, 5, 5, 1, 13, 17, 13, 15]
+
+# The named config `demo`: a detector that two CPU cores train in minutes, with fewer and smaller layers, few steps at
+# a high rate, and no augmentation, which pays only after many more of them.
+DEMO = {
+    "seed": 431127949,
+    "arch": "mn01_as",
+    "demo": {"enabled": True},
+    "mel": {"n_mels": 64},
+    "t4_wrapper": {
+        "nb_filters": [16, 32, 64, 64, 64],
+        "pooling": [[2, 2], [2, 2], [1, 2], [1, 2], [1, 4]],
+        "kernel_size": [3] * 5,
+        "padding": [1] * 5,
+        "stride": [1] * 5,
+        "activation": "relu",
+        "dropout": 0.0,
+        "n_RNN_cell": 64,
+        "n_layers_RNN": 1,
+    },
+    "validation": {"num_workers": 0},
+    "test": {"num_workers": 0},
+    "mix_augment": {"apply_mixup": False, "apply_mixstyle": False},
+    "filter_augment": {"apply": 0},
+}

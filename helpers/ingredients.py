@@ -91,6 +91,7 @@ class Scripted(Experiment):
         super().__init__(name, ingredients=list(sections), save_git_info=False)
         self.captured_out_filter = apply_backspaces_and_linefeeds
         self.one_line_errors = False
+        self.given: set[str] = set()  # dotted names of the entries that the latest run was given, named configs aside
         self.config_hook(_seed_of_all_ranks)
 
     def defaults(self) -> dict:
@@ -116,8 +117,10 @@ class Scripted(Experiment):
                 raise ConfigError(_unknown("named config", name, self.named_configs))
         known, defaults = self.known_keys(), self.defaults()
         config_updates = convert_to_nested_dict(config_updates or {})
+        self.given = set()
         for update in updates:
             for key, value in list(iterate_flattened(update)):
+                self.given.add(key)
                 if key not in known:
                     raise ConfigError(_unknown("config key", key, known))
                 _check_kind(key, value, defaults.get(key))

@@ -70,7 +70,8 @@ class Stage:
         """All terms of the objective by name."""
         interpolate = None
         if self.number == 2:
-            classes = self.maestro_weak_classes if self.rules.exclude_maestro_weak_ssl else None
+            excluded = self.rules.exclude_maestro_weak_ssl
+            classes = self.maestro_weak_classes.to(views.valid.device) if excluded else None
             interpolate = {"joint": self.recipe.mix.joint, "maestro_weak_classes": classes}
         return training_terms(
             student, teacher, views, self.losses, self.rules,
@@ -198,8 +199,9 @@ class MeanTeacher(L.LightningModule):
         """Logs the terms of a step under their public names."""
         rates = {f"train/{group.get('name', i)}_lr": group["lr"] for i, group in enumerate(self.groups)}
         values |= rates | {"train/epoch": float(self.current_epoch), "train/student/total_loss": total}
-        if "train/crnn_lr" in values:  # the public name where there is one rate
-            values["train/cnn_lr"] = values["train/crnn_lr"]
+        for name, public in (("crnn", "cnn"), ("pt0", "pt")):  # the public names: one rate for all, the highest one
+            if f"train/{name}_lr" in values:
+                values[f"train/{public}_lr"] = values[f"train/{name}_lr"]
         self.log_dict(values)
         self.log("loss", total.detach(), prog_bar=True, logger=False)
 

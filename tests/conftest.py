@@ -37,8 +37,17 @@ def task4_tree(tmp_path_factory):
 
 @pytest.fixture
 def stage1(tmp_path, task4_tree, _same_threads):
-    """Runs of ex_stage1 on that tree, see :class:`tests.stage1.Stage1`; on one thread, so small is the network."""
-    from tests.stage1 import Stage1
+    """Runs of ex_stage1 on that tree, see :class:`tests.runs.StageRuns`; on one thread, so small is the network."""
+    from tests.runs import StageRuns
 
     torch.set_num_threads(1)
-    return Stage1(tmp_path, *task4_tree)
+    return StageRuns(tmp_path, *task4_tree)
+
+
+@pytest.fixture
+def stage2(tmp_path, task4_tree, _same_threads):
+    """The same of ex_stage2."""
+    from tests.runs import StageRuns
+
+    torch.set_num_threads(1)
+    return StageRuns(tmp_path, *task4_tree, script="ex_stage2")

@@ -7,21 +7,11 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from configs import T4_PATHS
+from configs import T4_EVAL_PATHS, T4_PATHS
 from data_util.classes import CLASSES, DESED_CLASSES, MAESTRO_CLASSES
 from data_util.events import EVENT_COLUMNS, SOFT_COLUMNS, WEAK_COLUMNS, FrameGrid, clip_id
 from data_util.task4 import DATASETS
 
-FURTHER_PATHS = {
-    "external_strong_folder_44k": "{base_path}/audio/external_strong",
-    "eval_public_folder_44k": "{base_path}/eval/desed_public_eval/audio/eval/public",
-    "eval_private_folder_44k": "{base_path}/eval/eval24/audio",
-    "eval_public_folder": "{base_path}/eval/desed_public_eval/audio/eval/public_16k",
-    "eval_public_tsv": "{base_path}/eval/desed_public_eval/metadata/eval/public.tsv",
-    "eval_public_dur": "{base_path}/eval/desed_public_eval/metadata/eval/public_durations.tsv",
-    "eval_private_folder": "{base_path}/eval/eval24/audio_16k",
-    "eval_private_dur": "{base_path}/eval/eval24/eval24_durations.tsv",
-}
 STRONG = (
     "strong_train",
     "synth_train",
@@ -59,14 +49,21 @@ def make_task4(root, clips=4, seconds=1.5, sample_rate=16000, grid=None, seed=0)
     tree.unlabelled("eval_private", [f"eval_private_{i:02d}.wav" for i in range(clips)])
     for name in ("strong_train", "weak_train", "unlabeled_train"):
         tree.table(DATASETS[name].exclude, ("filename",), [(f"{name}_01.wav",)])
+    responses_of(tree.paths).mkdir(parents=True, exist_ok=True)
+    soundfile.write(responses_of(tree.paths) / "phone.wav", np.geomspace(0.5, 1e-4, sample_rate // 10), sample_rate)
     return tree.paths
+
+
+def responses_of(paths):
+    """Folder of impulse responses beside such a tree."""
+    return Path(paths["pseudo_labels"]).parents[1] / "dirs"
 
 
 class _Tree:
     """Writer of files below one root."""
 
     def __init__(self, root, seconds, sample_rate, grid, rng):
-        everything = {**T4_PATHS, **FURTHER_PATHS}
+        everything = {**T4_PATHS, **T4_EVAL_PATHS}
         self.paths = {key: str(Path(root) / path.replace("{base_path}", "dataset")) for key, path in everything.items()}
         self.suffix = "" if sample_rate == 16000 else "_44k"
         self.seconds, self.sample_rate, self.grid, self.rng = seconds, sample_rate, grid, rng
@@ -129,15 +126,15 @@ class _Tree:
             stored["strong_logits"] = self.rng.standard_normal(shape).astype(np.float16)
 
 
-def tiny_stage1(paths, seconds, outputs):
-    """Config of ex_stage1 for such a tree: a network of a few thousand weights on the CPU, every step logged."""
+def tiny_stage(paths, seconds, outputs, evaluation_sets=False):
+    """Config of a stage for such a tree: a network of a few thousand weights on the CPU, every step logged."""
     length = {"audio_length": seconds, "num_workers": 0}
     return {
         "arch": "mn01_as",
         "audio_len": seconds,
         "encoder": {"audio_len": seconds},
-        "t4_paths": {key: path for key, path in paths.items() if key in T4_PATHS},
-        "training": {**length, "batch_sizes": [1, 1, 1, 1, 1]},
+        "t4_paths": {key: path for key, path in paths.items() if key in T4_PATHS or evaluation_sets},
+        "training": {**length, "batch_sizes": [1, 1, 1, 1, 1], "dir_folder": str(responses_of(paths))},
         "validation": dict(length),
         "test": dict(length),
         "t4_wrapper": {"nb_filters": [8] * 7, "n_RNN_cell": 16, "n_layers_RNN": 1},

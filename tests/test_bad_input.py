@@ -11,7 +11,7 @@ import torch
 
 from data_util.classes import CLASSES
 from data_util.events import FrameGrid
-from tests.stage1 import Stage1
+from tests.runs import StageRuns
 from tests.synthetic import make_task4
 
 SECONDS = 1.28
@@ -22,7 +22,7 @@ def broken(tmp_path, _same_threads):
     """Runs on data of their own, which may be spoilt."""
     torch.set_num_threads(1)
     paths = make_task4(tmp_path / "task4", clips=6, seconds=SECONDS, grid=FrameGrid(audio_len=SECONDS))
-    return Stage1(tmp_path, paths, SECONDS)
+    return StageRuns(tmp_path, paths, SECONDS)
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_corrupt_audio_is_skipped(broken, caplog):
 def checkpoint(tmp_path_factory, task4_tree):
     """last.ckpt of a run."""
     torch.set_num_threads(1)
-    runs = Stage1(tmp_path_factory.mktemp("trained"), *task4_tree)
+    runs = StageRuns(tmp_path_factory.mktemp("trained"), *task4_tree)
     runs.run(test={"test": False}, validation={"validate": False})
     return runs.path() / "checkpoints" / "last.ckpt"
 

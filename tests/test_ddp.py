@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-import ex_stage1
+from helpers import runs
 
 # Every rank writes down which clips it is given; rank zero gets a signal in its third batch when asked to.
 RECORD = """
@@ -88,6 +88,6 @@ def test_two_processes(stage1, monkeypatch):
         metrics.update(trainer.validate(module, datamodule=loaders, ckpt_path=ckpt_path, weights_only=True)[0])
         return {}
 
-    monkeypatch.setattr(ex_stage1.runs, "course", validate)
+    monkeypatch.setattr(runs, "course", validate)
     stage1.run(ckpt_path=str(files / "last.ckpt"), **alone)
     assert metrics == pytest.approx(logged[5], abs=1e-6)

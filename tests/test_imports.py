@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in ROOT.glob("ex_*.py"))
-OURS = {"models", "data_util", "helpers", "configs", *SCRIPTS}
+OURS = {"models", "data_util", "helpers", "configs", "stages", *SCRIPTS}
 ALLOWED = {
     "models": {"models", "helpers"},
     "data_util": {"data_util", "helpers"},
@@ -22,6 +22,7 @@ LIGHTNING_IN = {
     "helpers/logger.py",
     "helpers/mean_teacher.py",
     "helpers/runs.py",
+    "helpers/storing.py",
     *(f"{script}.py" for script in SCRIPTS),
 }
 SACRED_IN = {"helpers/ingredients.py", *(f"{script}.py" for script in SCRIPTS)}
@@ -48,6 +49,12 @@ def test_imports_run_one_way(folder):
         assert ours <= ALLOWED[folder], f"{path.relative_to(ROOT)} imports {ours - ALLOWED[folder]}"
 
 
+def test_scripts_do_not_know_each_other():
+    for name in ("stages", *SCRIPTS):
+        others = set(SCRIPTS) - {name}
+        assert not {module.split(".")[0] for module in imported(ROOT / f"{name}.py")} & others
+
+
 def test_plugins_do_not_know_each_other():
     plugins = [path.parent for path in ROOT.glob("models/*/__init__.py")]
     for plugin in plugins:
@@ -70,7 +77,7 @@ def test_frameworks_stay_in_their_places():
             assert "sacred" not in tops or name in SACRED_IN, name
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", ["stages", *SCRIPTS])
 def test_scripts_are_short(script):
     assert len((ROOT / f"{script}.py").read_text().splitlines()) <= 300
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-import ex_stage1
+from helpers import runs
 from helpers.mean_teacher import MeanTeacher, Stage, to_cnn_input
 from helpers.objective import Losses, Rules, combine, public_names
 from helpers.views import FilterAugment, MixAugment, Recipe, TimeAugment
@@ -21,7 +21,7 @@ NO_EVALUATION = NO_TEST | {"validation": {"validate": False}}
 @pytest.fixture
 def train(stage1, monkeypatch):
     """Function: trains after a call of ``watch(module)``; the module."""
-    course = ex_stage1.runs.course
+    course = runs.course
 
     def run(watch, **updates):
         modules = []
@@ -31,7 +31,7 @@ def train(stage1, monkeypatch):
             watch(module)
             return course(trainer, module, *arguments, **options)
 
-        monkeypatch.setattr(ex_stage1.runs, "course", watched)
+        monkeypatch.setattr(runs, "course", watched)
         stage1.run(**updates)
         return modules[0]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.mean_teacher import MeanTeacher
-from tests.stage1 import Stage1
+from tests.runs import StageRuns
 
 STEPS = 5  # of an epoch
 
@@ -38,7 +38,7 @@ def assert_same(left, right, path=""):
 def uninterrupted(tmp_path_factory, task4_tree):
     """Accumulated batches -> a run that nothing stops."""
     torch.set_num_threads(1)
-    runs = Stage1(tmp_path_factory.mktemp("uninterrupted"), *task4_tree)
+    runs = StageRuns(tmp_path_factory.mktemp("uninterrupted"), *task4_tree)
     for accumulate in (1, 2):
         runs.run(str(accumulate), **options(accumulate))
         assert len(runs.metrics(str(accumulate))) == 2 * -(-STEPS // accumulate)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import configs
 import ex_stage1
+import stages
 from helpers import logger
 from helpers.mean_teacher import MeanTeacher
 from tests.reference import golden
-from tests.stage1 import merged
+from tests.runs import merged
 
 ATST = """arch=atst_frame loss_weights="(0.5, 0.25, 0.12, 0.1, 0.1, 1.5)" trainer.max_epochs=200
 optimizer.crnn_lr=0.0005 filter_augment.apply=0 mix_augment.apply_mixstyle=0 ssl_no_class_mask=1
@@ -51,8 +53,8 @@ def line_of_issue(stage1, monkeypatch):
         del stage1.config[entry]
     del stage1.config["training"]["batch_sizes"]
     paths = stage1.config["t4_paths"]
-    monkeypatch.setattr(ex_stage1.demo_set, "make_demo", lambda folder, sources=None, seed=0: paths)
-    monkeypatch.setattr(ex_stage1.configs, "RESOURCES_PATH", str(stage1.folder / "resources"))
+    monkeypatch.setattr(stages.demo_set, "make_demo", lambda folder, sources=None, seed=0: paths)
+    monkeypatch.setattr(configs, "RESOURCES_PATH", str(stage1.folder / "resources"))
 
     def run(line, *more):
         short = ("trainer.limit_train_batches=2", "trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1")

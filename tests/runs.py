@@ -1,4 +1,4 @@
-"""Runs of ex_stage1 on the synthetic data: in this process where that will do, else in one of their own."""
+"""Runs of a stage on the synthetic data: in this process where that will do, else in one of their own."""
 
 import contextlib
 import csv
@@ -13,23 +13,29 @@ from pathlib import Path
 import torch
 
 import ex_stage1
-from tests.synthetic import tiny_stage1
+import ex_stage2
+from tests.synthetic import tiny_stage
 
 ROOT = Path(__file__).parents[1]
 
 
-class Stage1:
+EXPERIMENTS = {"ex_stage1": ex_stage1.ex, "ex_stage2": ex_stage2.ex}
+
+
+class StageRuns:
     """Runs with a common small configuration.
 
     Args:
         folder: for outputs and whatever else a run writes.
         paths: ``t4_paths`` of the data.
         seconds: of a clip.
+        script: ``ex_stage1`` or ``ex_stage2``.
     """
 
-    def __init__(self, folder, paths, seconds):
-        self.folder, self.outputs = Path(folder), Path(folder) / "outputs"
-        self.config = tiny_stage1(paths, seconds, self.outputs)
+    def __init__(self, folder, paths, seconds, script="ex_stage1"):
+        self.folder, self.outputs, self.script = Path(folder), Path(folder) / "outputs", script
+        self.ex = EXPERIMENTS[script]
+        self.config = tiny_stage(paths, seconds, self.outputs, script == "ex_stage2")
 
     def file(self, **updates):
         """A config file for the command line: the common configuration with changes (sections may be partial)."""
@@ -42,27 +48,27 @@ class Stage1:
         """A run in this process; its result."""
         updates = merged({"wandb": {"name": name}}, updates)
         with leaving_no_trace():
-            run = ex_stage1.ex.run(command, config_updates=merged(self.config, updates), named_configs=named)
+            run = self.ex.run(command, config_updates=merged(self.config, updates), named_configs=named)
         return run.result
 
-    def command(self, *arguments, **updates):
+    def command(self, *arguments, command=(), **updates):
         """A run in this process as the command line would start it; the exit status."""
         with leaving_no_trace():
             try:
-                ex_stage1.ex.run_commandline(["ex_stage1", "with", self.file(**updates), *arguments])
+                self.ex.run_commandline([self.script, *command, "with", self.file(**updates), *arguments])
             except SystemExit as exit:
                 return exit.code
         return 0
 
-    def process(self, *arguments, code=None, **updates):
+    def process(self, *arguments, code=None, command=(), **updates):
         """A run in a process, and process group, of its own; with ``code``, which is executed first there."""
-        start = ["-m", "ex_stage1"]
+        start = ["-m", self.script]
         if code:
             script = self.folder / "script.py"
-            script.write_text(f"{code}\n\nimport ex_stage1\n\nex_stage1.ex.run_commandline()\n")
+            script.write_text(f"{code}\n\nimport {self.script}\n\n{self.script}.ex.run_commandline()\n")
             start = [str(script)]
         return subprocess.run(
-            [sys.executable, *start, "with", self.file(**updates), *arguments],
+            [sys.executable, *start, *command, "with", self.file(**updates), *arguments],
             cwd=self.folder, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             capture_output=True, text=True, timeout=180, start_new_session=True,
         )  # fmt: skip

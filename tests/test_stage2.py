@@ -1,0 +1,95 @@
+"""ex_stage2 from end to end on a few seconds of noise: fine-tuning from stage 1, what trains, seeds, resuming."""
+
+import pytest
+import torch
+
+from helpers.mean_teacher import MeanTeacher
+from tests.runs import StageRuns
+
+NO_TEST = {"test": {"test": False}}
+SHORT = NO_TEST | {"validation": {"validate": False}}
+
+
+@pytest.fixture
+def from_stage1(stage1, stage2):
+    """Entries that start stage 2 from a checkpoint of stage 1, and that checkpoint."""
+    stage1.run("first", **SHORT)
+    path = stage1.path("first") / "checkpoints" / "last.ckpt"
+    return {"t4_wrapper": {"model_init_id": str(path)}}, torch.load(path, weights_only=True)
+
+
+def tensors(checkpoint, role, part):
+    return {name: value for name, value in checkpoint[role].items() if name.startswith(part)}
+
+
+def test_models_start_as_those_of_stage_1(from_stage1, stage2, monkeypatch):
+    entries, before = from_stage1
+    seen = {}
+
+    def remember(module):
+        seen.update(student=dict(module.student.state_dict()), teacher=dict(module.teacher.state_dict()))
+        seen.update({role: {k: v.clone() for k, v in seen[role].items()} for role in seen})
+
+    monkeypatch.setattr(MeanTeacher, "on_fit_start", remember)
+    stage2.run(**SHORT, **entries)
+    for role in ("student", "teacher"):
+        assert all(torch.equal(before[role][name].cpu(), value) for name, value in seen[role].items())
+    # The EMA of several steps and one student differ, so the two entries were not mixed up.
+    assert not torch.equal(seen["student"]["dense.weight"], seen["teacher"]["dense.weight"])
+
+
+def test_the_transformer_is_fine_tuned(from_stage1, stage2):
+    entries, before = from_stage1
+    stage2.run(**SHORT, **entries, optimizer={"pt_lr": 1e-3, "num_warmup_steps": 0})
+    after = stage2.checkpoint()
+    for part in ("as_model.model.features", "cnn", "rnn"):
+        weights = tensors(before, "student", part)
+        changed = [n for n, value in weights.items() if not torch.equal(value, after["student"][n])]
+        assert changed, part
+    # The head around the transformer keeps its values, as published.
+    for name, value in tensors(before, "student", "as_model.head_linear_layer").items():
+        assert torch.equal(value, after["student"][name])
+
+
+def test_rates_of_the_layers(stage2):
+    stage2.run(**SHORT, optimizer={"pt_lr": 1e-3, "pt_lr_scale": 0.5, "num_warmup_steps": 0, "schedule_mode": "exp"})
+    logged = stage2.metrics()[0]
+    assert logged["train/cnn_lr"] == pytest.approx(1e-4)
+    assert logged["train/rnn_lr"] == pytest.approx(1e-3)
+    rates = [logged[f"train/pt{i}_lr"] for i in range(3)]
+    assert rates == pytest.approx([1e-3, 5e-4, 2.5e-4])
+    assert logged["train/pt_lr"] == rates[0]
+
+
+def test_interpolation_is_logged_when_clips_were_mixed(stage2):
+    stage2.run(**SHORT, mix_augment={"mixup_p": 1.0}, ssl_loss_warmup_steps=1)
+    names = {name for values in stage2.metrics().values() for name in values}
+    assert any("ict" in name for name in names), sorted(names)
+    stage2.run("plain", **SHORT, mix_augment={"mixup_p": 0.0}, ssl_loss_warmup_steps=1)
+    names = {name for values in stage2.metrics("plain").values() for name in values}
+    assert not any("ict" in name for name in names)
+
+
+def test_resuming_gives_the_same_run(stage2, task4_tree, tmp_path, monkeypatch):
+    options = {"trainer": {"max_epochs": 2}, "mix_augment": {"mixup_p": 1.0}, **NO_TEST}
+    stage2.run("whole", **options)
+    step = MeanTeacher.training_step
+
+    def stop_in_the_second_epoch(self, *arguments):
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(MeanTeacher, "training_step", stop_in_the_second_epoch)
+        stage2.run("ended", **options)
+    stage2.run("ended", ckpt_path="last", **options)
+    expected, found = stage2.checkpoint("whole"), stage2.checkpoint("ended")
+    assert found["global_step"] == expected["global_step"] > 1
+    for name, value in expected["state_dict"].items():
+        assert torch.equal(value, found["state_dict"][name]), name
+
+
+def test_whole_course(stage2):
+    result = stage2.run(trainer={"max_epochs": 1})
+    assert result == stage2.results()["student", "test/psds1_sed_scores_eval"]
