@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 # step as soon as anything else runs on the machine.
 export GOMP_SPINCOUNT ?= 1000
 
+# The sets on which predictions are evaluated; without datasets=... those of all sets are stored.
+DEMO_SETS := 'datasets=("devtest", "maestro_real_dev", "eval_public", "eval_private")'
+
 .PHONY: demo test lint clean
 
 $(VENV)/.installed: requirements.txt
@@ -18,7 +21,12 @@ $(VENV)/.installed: requirements.txt
 
 demo: $(VENV)/.installed
 	@echo 'starting: libraries take some seconds to load, the demo some minutes'
-	$(BIN)/python -m ex_stage1 with demo
+	$(BIN)/python -m ex_stage1 with demo save_as=demo_stage1 wandb.name=demo_stage1
+	$(BIN)/python -m ex_stage2 with demo save_as=demo_stage2 wandb.name=demo_stage2
+	$(BIN)/python -m ex_stage2 store_predictions with demo pretrained_name=demo_stage1 overwrite=True $(DEMO_SETS)
+	$(BIN)/python -m ex_stage2 store_predictions with demo pretrained_name=demo_stage2 overwrite=True $(DEMO_SETS)
+	$(BIN)/python -m ex_stage2 ensemble_predictions with 'pretrained_names=("demo_stage1", "demo_stage2")' out_name=demo_2
+	$(BIN)/python -m ex_stage2 eval_predictions with demo pretrained_name=demo_2
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -48,6 +48,7 @@ def settings():
     plots = 8  # clips of the test set that are drawn
 
     ckpt_path = None  # go on from this checkpoint; "last": from the newest one of the runs called wandb.name
+    save_as = None  # also keep the best checkpoint as resources/pretrained_models/<save_as>.ckpt
     compile = False  # torch.compile
     rank = 0  # number of this machine of trainer.num_nodes, where no launcher tells
     debug_shapes = 2  # log the shapes of so many first steps
@@ -55,7 +56,7 @@ def settings():
 
 ex.add_named_config("demo", plain({
     **configs.DEMO,
-    "trainer": dict(max_epochs=24, check_val_every_n_epoch=8, precision="32-true"),
+    "trainer": dict(max_epochs=16, check_val_every_n_epoch=8, precision="32-true"),
     "optimizer": dict(crnn_lr=2e-3, schedule_mode="exp", gamma=0.999, weight_decay=1e-4),
     "training": dict(batch_sizes=(1, 6, 8, 1, 1), num_workers=2, wavmix_p=0.0),
     "loss_weights": (0.5, 1.0, 1.0, 0.3, 0.1, 0.5),

@@ -8,11 +8,36 @@ Schmid et al., "Multi-iteration multi-stage fine-tuning of transformers for soun
 datasets", DCASE 2024. Student and teacher start from stage 1 (``t4_wrapper.model_init_id``).
 """
 
+import logging
+from pathlib import Path
+
+import numpy as np
+import rich
+from torch.utils.data import DataLoader
+
 import configs
 import stages
-from helpers.ingredients import Scripted, Section, plain
+from data_util import classes, task4, truth
+from data_util.events import FrameGrid
+from data_util.loaders import batched_by_dataset
+from helpers import runs
+from helpers.checkpoints import stage_file
+from helpers.collectors import Reference
+from helpers.ensembles import common_sets, ensemble, file_of, tables
+from helpers.evaluation import Bootstrap
+from helpers.evaluation_report import evaluation_table
+from helpers.files import sha256
+from helpers.ingredients import Scripted, Section, keyword_defaults, plain
+from helpers.predictions import Partial
+from helpers.scoring import Tuning, evaluate
+from helpers.storing import store
+from helpers.tuning import Grid
 from helpers.views import FreqWarp
+from models.sed import build_detector
+from models.settings import what_decides_on_outputs, with_settings_of
 from stages import Sections
+
+log = logging.getLogger(__name__)
 
 # What this stage does differently from the defaults of the functions and classes behind the sections.
 sections = Sections(
@@ -63,6 +88,7 @@ def settings():
     plots = 8  # clips of the test set that are drawn
 
     ckpt_path = None  # go on from this checkpoint; "last": from the newest one of the runs called wandb.name
+    save_as = None  # also keep the best checkpoint as resources/pretrained_models/<save_as>.ckpt
     compile = False  # torch.compile
     rank = 0  # number of this machine of trainer.num_nodes, where no launcher tells
     debug_shapes = 2  # log the shapes of so many first steps
@@ -75,6 +101,7 @@ def settings():
     batch_size = 128
     output_path = configs.PREDICTIONS  # <output_path>/<name>/<data set>.hdf5
     out_name = None  # None: that of the checkpoint
+    overwrite = False  # replace stored predictions that were made in another way
 
     # ensemble_predictions and eval_predictions
     preds_path = configs.PREDICTIONS  # where stored predictions are
@@ -88,7 +115,106 @@ def settings():
     merge_thresholds_rel = [1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.25]
     tune_on = "devtest"  # as published, or "cv": each fold of devtest with the parameters of the others
     tune_for = "psds1"  # or "psds2", "collar_f1"
+    system = "Author_Institute_task4_1"  # name of the submission
+    system_run = 1  # number of the training of that system
     bootstrap = 200  # resamples of the clips behind the intervals; 0: none
+
+
+def name_of_predictions(out_name, checkpoint):
+    """Folder of the predictions of a checkpoint; ValueError where that is a path, which would be a poor name."""
+    if not out_name and Path(str(checkpoint)).name != str(checkpoint):
+        raise ValueError(f"out_name is not set, expected a name for the predictions of {checkpoint}")
+    return out_name or checkpoint
+
+
+@ex.command(unobserved=True)
+def store_predictions(_config):
+    """Stores what a trained model predicts: <output_path>/<out_name>/<data set>.hdf5, logits of all clips."""
+    config = plain(_config)
+    runs.start(config["rank"])
+    checkpoint, folder = config["t4_wrapper"]["model_init_id"] or config["pretrained_name"], config["model_path"]
+    config, notes = with_settings_of(config, ex.given, checkpoint, folder)
+    for note in notes:
+        log.info("%s", note)
+    out = Path(config["output_path"]) / name_of_predictions(config["out_name"], checkpoint)
+    grid, paths = FrameGrid(**config["encoder"]), stages.data_paths(config, sections)
+    data = task4.wav_sets(grid, paths, config["datasets"], config["test"]["audio_length"], config["sample_rate"])
+    detector = build_detector(config, checkpoint, folder, config["mode"])
+    settings = {
+        "checkpoint": sha256(stage_file(checkpoint, folder)), "mode": config["mode"],
+        "precision": config["trainer"]["precision"], **what_decides_on_outputs(config),
+    }  # fmt: skip
+    shape, options = (grid.n_frames, config["t4_wrapper"]["nclass"]), batched_by_dataset(sections.test.of(DataLoader))
+    partials = {
+        name: Partial(
+            file_of(out, name), clips.clip_ids, shape, np.float32,
+            settings=settings, batch_size=config["batch_size"], overwrite=config["overwrite"],
+        )
+        for name, clips in data.items()
+    }  # fmt: skip
+    for name, partial in partials.items():
+        path = store(sections.trainer.values(), detector, data[name], partial, loader_options=options)
+        print(f"{name}: {len(partial.clips)} clips in {path}")
+
+
+@ex.command(unobserved=True)
+def ensemble_predictions(_config):
+    """Stores the mean logits of several models: <output_path>/<out_name>/<data set>.hdf5."""
+    config = plain(_config)
+    if not config["out_name"]:
+        raise ValueError("out_name is not set, expected a name for the ensemble")
+    members = [Path(config["preds_path"]) / name for name in config["pretrained_names"]]
+    for name in common_sets(members, config["datasets"]):
+        path = file_of(Path(config["output_path"]) / config["out_name"], name)
+        ensemble([file_of(member, name) for member in members], path, config["weights"])
+        print(f"{name}: mean of {len(members)} models in {path}")
+
+
+@ex.command(unobserved=True)
+def eval_predictions(_config, seed):
+    """Tunes bounding boxes on devtest, prints and stores the values of stored predictions, writes the submission."""
+    config, grid = plain(_config), sections.encoder()
+    runs.start(config["rank"])
+    paths = stages.data_paths(config, sections)
+    scores = tables(
+        Path(config["preds_path"]) / config["pretrained_name"], ("devtest", "maestro_real_dev"),
+        ("eval_public", "eval_private"), grid.timestamps, classes.CLASSES,
+    )  # fmt: skip
+    labels = {name: classes.MAESTRO_EVAL_CLASSES if "maestro" in name else classes.DESED_CLASSES for name in scores}
+    references = {
+        name: Reference(*truth.truth_of(paths, name), labels[name], name=name)
+        for name in scores if name != "eval_private"
+    }  # fmt: skip
+    tuning = Tuning(
+        Grid(*(config[name] for name in keyword_defaults(Grid))),
+        config["classwise"], config["tune_for"], config["tune_on"], seed,
+    )  # fmt: skip
+    evaluation = evaluate(
+        scores, references, classes.DESED_CLASSES, classes.MAESTRO_CLASSES, tuning, Bootstrap(config["bootstrap"], seed)
+    )
+    folder = Path(config["output_path"]) / config["pretrained_name"]
+    print("\n\n".join(evaluation.lines()), end="\n\n")
+    rich.print(evaluation_table(evaluation.rows, config["pretrained_name"]))
+    evaluation.write(folder, config["plots"])
+    if "eval_private" in scores:
+        seconds = truth.seconds_of(paths, "eval_private")
+        evaluation.submit(folder / "submission", config["system"], config["system_run"], "eval_private", seconds)
+    print(f"Storing predictions to {folder}.")
+
+
+# Stage 2 of the demo goes on from stage 1 of the demo: `python -m ex_stage1 with demo save_as=demo_stage1`.
+ex.add_named_config("demo", plain({
+    **configs.DEMO,
+    "t4_wrapper": {**configs.DEMO["t4_wrapper"], "model_init_id": "demo_stage1"},
+    "trainer": dict(max_epochs=8, check_val_every_n_epoch=4, precision="32-true"),
+    "optimizer": dict(cnn_lr=1e-3, rnn_lr=1e-3, pt_lr=1e-3, pt_lr_scale=0.9, schedule_mode="exp", gamma=0.99),
+    "training": dict(batch_sizes=(1, 6, 8, 1, 1), num_workers=2, wavmix_p=0.0, dir_p=0.0),
+    "time_augment": dict(apply_mask=False),
+    "freq_warp": dict(apply=0),
+    "loss_weights": (1.5, 3.0, 3.0, 0.6, 0.1, 0.5),
+    "ssl_loss_warmup_steps": 100,
+    "ema_factor": 0.98,
+}))  # fmt: skip
 
 
 @ex.automain

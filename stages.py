@@ -17,12 +17,12 @@ from helpers import gallery, logger, report, runs
 from helpers.checkpoints import load_exact
 from helpers.evaluators import Setting, test_evaluators, validation_evaluators
 from helpers.ingredients import Section, keyword_defaults, require_equal
-from helpers.mean_teacher import MeanTeacher, Stage, to_cnn_input
+from helpers.mean_teacher import MeanTeacher, Stage
 from helpers.objective import Losses, Rules
 from helpers.optim import make_optimizer, make_schedule
 from helpers.views import FilterAugment, FreqWarp, MixAugment, Recipe, TimeAugment
 from models.crnn import Task4CRNN
-from models.frontends import CrnnMel, Scaler, amplitude_to_db
+from models.frontends import CnnInput, CrnnMel, Scaler, amplitude_to_db
 from models.sed import LOADING, build_detectors
 
 SETS = ("training", "validation", "test")
@@ -178,8 +178,10 @@ def build_module(config, sections, stage, paths, grid):
         backbone_file=backbones.get(config["arch"]),
         random_weights=config["demo"]["enabled"],
     )  # fmt: skip
+    if config.get("grad_checkpointing"):
+        detectors.student.as_model.grad_checkpointing = True
     module = MeanTeacher(
-        *detectors[:4], to_cnn_input(amplitude_to_db, detectors.scaler), stage,
+        *detectors[:4], CnnInput(detectors.scaler), stage,
         partial(sections.optimizer, target=make_optimizer), partial(sections.optimizer, target=make_schedule),
         build_evaluators(config, paths, grid), config["seed"], config, config["debug_shapes"],
     )  # fmt: skip
@@ -226,6 +228,9 @@ def run(config, sections, stage, seed):
     folder = logger.run_folder(root, project, name, resumed=ckpt_path)
     resumed = runs.read_checkpoint(ckpt_path, config["training"]["train"])
     config["seed"] = seed = resumed.get("config", {}).get("seed", seed)
+    kept = config["save_as"] and f"{configs.PRETRAINED}/{config['save_as']}.ckpt"
+    if kept:
+        runs.require_own(kept)
     paths = data_paths(config, sections)
 
     L.seed_everything(seed, verbose=False)
@@ -243,6 +248,8 @@ def run(config, sections, stage, seed):
         trainer, module, build_loaders(config, sections, paths, grid), ckpt_path=ckpt_path,
         train=config["training"]["train"], test=config["test"]["test"], untrained=config["test_untrained"],
     )  # fmt: skip
+    if kept and config["training"]["train"]:
+        runs.keep_best(trainer, folder, kept)
     if trainer.is_global_zero and "trained" in results:
         show(results, module, sections.test(grid, paths).datasets[1], folder, config["plots"])
     return results.get("trained", {}).get("test/student/psds1_sed_scores_eval")

@@ -61,16 +61,16 @@ def front_end(arch, batch, device):
 def training_step(arch, batch, device):
     """A function that does one optimizer step of stage 1, teacher and moving average included."""
     from helpers.ema import ema_update
-    from helpers.mean_teacher import MeanTeacher, Stage, to_cnn_input
+    from helpers.mean_teacher import MeanTeacher, Stage
     from helpers.objective import Losses, Rules, combine
     from helpers.optim import make_optimizer
     from helpers.views import Recipe
-    from models.frontends import amplitude_to_db
+    from models.frontends import CnnInput
     from models.sed import build_detectors
 
     parts = build_detectors(arch, {}, "resources", sample_rate=RATE, random_weights=True)
     stage = Stage(1, Recipe(), Losses(), Rules(), (0.5, 0.25, 0.12, 0.1, 0.1, 1.5), 14000, 2.0)
-    module = MeanTeacher(*parts[:4], to_cnn_input(amplitude_to_db, parts.scaler), stage, None, None, {})
+    module = MeanTeacher(*parts[:4], CnnInput(parts.scaler), stage, None, None, {})
     module = module.to(device).train()
     optimizer = make_optimizer(module.student.named_parameters(), layer_groups=module.student.layer_groups())
     rng = np.random.default_rng(0)

@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from data_util.errors import BadAudio, DataMissing
 from data_util.events import N_CLASSES
 from helpers.files import clip_id
+from helpers.predictions import StoredPredictions
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,8 @@ def generator(key, stream):
     return None if key is None else np.random.default_rng(np.random.SeedSequence(key, spawn_key=(stream,)))
 
 
-class PseudoLabels:
-    """Stored predictions of a data set, in the published HDF5 layout.
-
-    The file has ``filenames`` [clips] (clip ids) and ``strong_logits`` [clips, frames, classes].
+class PseudoLabels(StoredPredictions):
+    """Stored predictions of a data set, in the published HDF5 layout, read clip by clip.
 
     Args:
         path: the HDF5 file.
@@ -44,62 +43,20 @@ class PseudoLabels:
 
     Raises:
         DataMissing: no such file.
-        ValueError: it is no such file, or has other frames or classes.
+        ValueError: see :class:`helpers.predictions.StoredPredictions`.
     """
 
+    kind = "pseudo-labels"
+
     def __init__(self, path, grid, n_classes=N_CLASSES):
-        self.path = str(path)
-        self._file, self._process = None, None
-        if not os.path.isfile(self.path):
-            raise DataMissing(f"no file of pseudo-labels {self.path}")
-        with self._open() as file:
-            for name in ("filenames", "strong_logits"):
-                if name not in file:
-                    raise ValueError(f"{self.path}: no entry '{name}', expected 'filenames' and 'strong_logits'")
-            names, shape = file["filenames"].asstr()[:], file["strong_logits"].shape
-        expected = (len(names), grid.n_frames, n_classes)
-        if shape != expected:
-            raise ValueError(
-                f"{self.path}: strong_logits has shape {shape}, expected {expected}: clips, frames "
-                f"({grid.n_frames} of {grid.frame_seconds:g} s for {grid.audio_len:g} s), classes"
-            )
-        self._rows = {name: row for row, name in enumerate(names)}
-
-    def __len__(self):
-        return len(self._rows)
-
-    def __contains__(self, name):
-        return name in self._rows
-
-    def rows(self, clip_ids):
-        """Positions of these clips in the file.
-
-        Raises:
-            ValueError: a clip is not in the file.
-        """
-        missing = [name for name in clip_ids if name not in self._rows]
-        if missing:
-            raise ValueError(f"{self.path}: no pseudo-labels for {len(missing)} of {len(clip_ids)} clips: {missing[0]}")
-        return np.array([self._rows[name] for name in clip_ids], dtype=np.int64)
+        if not os.path.isfile(path):
+            raise DataMissing(f"no file of pseudo-labels {path}")
+        hint = f" (frames: {grid.n_frames} of {grid.frame_seconds:g} s for {grid.audio_len:g} s)"
+        super().__init__(path, grid.n_frames, n_classes, hint)
 
     def read(self, row):
         """Probabilities [classes, frames] float32 of the clip at that position."""
-        # A handle that was opened before a fork must not be used after it.
-        if self._file is None or self._process != os.getpid():
-            self._file, self._process = self._open(), os.getpid()
-        logits = torch.from_numpy(self._file["strong_logits"][int(row)].astype(np.float32))
-        return torch.sigmoid(logits).T.contiguous()
-
-    def _open(self):
-        import h5py  # only those who use pseudo-labels pay for the import
-
-        try:
-            return h5py.File(self.path, "r")
-        except OSError as error:
-            raise ValueError(f"{self.path}: not readable as HDF5 ({str(error).splitlines()[0]})") from None
-
-    def __getstate__(self):
-        return {**self.__dict__, "_file": None, "_process": None}
+        return torch.sigmoid(torch.from_numpy(self.logits([row])[0])).T.contiguous()
 
 
 class Clips(Dataset):

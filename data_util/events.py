@@ -278,6 +278,8 @@ def durations(path):
     table = read_table(path, ("filename", "duration"))
     seconds = _numbers(path, table, "duration")
     _fail_at(path, table, ~(seconds > 0), "duration expected as a positive number of seconds")
+    first = seconds.groupby(table["filename"]).transform("first")
+    _fail_at(path, table, seconds != first, "listed before with another duration")
     return {clip_id(name): float(value) for name, value in zip(table["filename"], seconds)}
 
 

@@ -43,6 +43,12 @@ def _with_init(options):
     return {**options, "worker_init_fn": options.get("worker_init_fn") or leave_signals_to_parent}
 
 
+def batched_by_dataset(options):
+    """Options of a DataLoader whose data set makes the batches itself."""
+    kept = {key: value for key, value in options.items() if key not in (*SAMPLING, "collate_fn")}
+    return kept | {"worker_init_fn": leave_signals_to_parent}
+
+
 def leave_signals_to_parent(worker):
     """Makes a worker process outlive the Ctrl-C or SIGTERM that goes to all processes of a run.
 

@@ -48,6 +48,7 @@ __all__ = [
     "training_set",
     "validation_set",
     "wav_set",
+    "wav_sets",
 ]
 
 logger = logging.getLogger(__name__)
@@ -214,6 +215,31 @@ def wav_set(grid, paths, name, audio_length=10.0, sample_rate=16000):
     if not files:
         raise DataMissing(f"0 audio files in {name}, expected at least 1")
     return build.unlabelled(files, Source.UNLABELED, valid, build.make_reader(resample=True))
+
+
+def wav_sets(grid, paths, names=None, audio_length=10.0, sample_rate=16000):
+    """Name -> :func:`wav_set` of the data sets and folders that are named.
+
+    Args:
+        names: None: all of :data:`DATASETS` that are there, and the others are named in the log.
+        grid, paths, audio_length, sample_rate: see :func:`training_set`.
+
+    Raises:
+        DataMissing, ValueError: as for :func:`wav_set`; where none is named, no data set is there at all.
+    """
+    found, missing = {}, []
+    for name in names or DATASETS:
+        try:
+            found[name] = wav_set(grid, paths, name, audio_length, sample_rate)
+        except DataMissing as error:
+            if names:
+                raise
+            missing.append(error)
+    if not found:
+        raise missing[0]
+    for error in missing:
+        logger.info("left out: %s", error)
+    return found
 
 
 class _Builder:

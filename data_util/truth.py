@@ -5,7 +5,7 @@ from typing import NamedTuple
 from data_util.classes import MAESTRO_EVAL_CLASSES
 from data_util.events import durations
 from data_util.samples import Source
-from data_util.task4_files import config_path, read_labels
+from data_util.task4_files import DATASETS, config_path, read_labels
 from helpers.scores import events_of_table
 
 SOFT_LABEL_ACTIVE = 0.5  # a MAESTRO class is present where more than half of the annotators' weight says so
@@ -45,6 +45,28 @@ def test_truth(paths):
 
 
 test_truth.__test__ = False  # pytest would take the name for that of a test
+
+
+def truth_of(paths, name):
+    """Events and durations of one of the sets on which stored predictions are evaluated.
+
+    Args:
+        paths: the config section ``t4_paths``.
+        name: a data set with strong labels and durations: ``devtest``, ``eval_public`` or ``maestro_real_dev``.
+
+    Returns:
+        events by clip id, seconds by clip id (MAESTRO: by recording).
+
+    Raises:
+        DataMissing, TableError: a table is missing or wrong.
+    """
+    events = _maestro(paths, name) if DATASETS[name].source is Source.MAESTRO else _desed(paths, name)
+    return events, seconds_of(paths, name)
+
+
+def seconds_of(paths, name):
+    """Seconds by clip id of a data set that has a table of durations; errors as for :func:`truth_of`."""
+    return _seconds(paths, DATASETS[name].durations)
 
 
 def _desed(paths, name):

@@ -89,6 +89,19 @@ def read(path) -> dict:
     return content
 
 
+def stage_file(name, folder) -> pathlib.Path:
+    """The file of a stage checkpoint: ``name`` itself where it is a path, else ``<folder>/<name>.ckpt``."""
+    path = pathlib.Path(name)
+    is_path = path.is_file() or path.suffix == ".ckpt" or len(path.parts) > 1
+    return path if is_path else pathlib.Path(folder) / f"{name}.ckpt"
+
+
+def config_of_run(content: Mapping) -> dict:
+    """The config of the run that wrote a checkpoint; empty for a published file, which holds none."""
+    config = content.get("config")
+    return dict(config) if isinstance(config, Mapping) else {}
+
+
 def save(path, entries: Mapping):
     """Writes a dictionary so that ``path`` always is a complete file: under a temporary name first, then renamed."""
     path = pathlib.Path(path)
@@ -209,19 +222,22 @@ def load_pretrained(module: nn.Module, checkpoint, folder, prefix: str = "") -> 
     return loaded
 
 
-def initialise_from_run(model: nn.Module, path, mode: str = "student") -> Loaded:
-    """Loads one of the two models of a stage checkpoint, strictly.
+def initialise_from_run(
+    model: nn.Module, path, mode: str = "student", key: str = "t4_wrapper.model_init_mode"
+) -> Loaded:
+    """Loads one of the two models of a stage checkpoint, strictly; its other tensors (front ends) are left.
 
     Args:
         model: a task-4 model.
         path: a stage checkpoint, published or of a run.
         mode: ``student`` or ``teacher``.
+        key: the config entry that ``mode`` comes from.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`read` and :func:`load_exact`, or the file is no stage checkpoint.
     """
     if mode not in ("student", "teacher"):
-        raise ValueError(f"t4_wrapper.model_init_mode: {mode!r}, expected 'student' or 'teacher'")
+        raise ValueError(f"{key}: {mode!r}, expected 'student' or 'teacher'")
     content = read(path)
     if mode not in content and "state_dict" in content:
         return load_exact(model, content["state_dict"], prefix=f"{mode}.", name=str(path))

@@ -197,6 +197,14 @@ class Reference:
         events = {clip: [event for event in events[clip] if event[2] in found] for clip in events}
         return Match(list(events), events, durations, labels, [label for label in self.labels if label not in found])
 
+    def require_durations(self):
+        """Raises ValueError where a clip with events has no duration."""
+        absent = sorted(set(self.events) - set(self.durations))
+        if absent:
+            raise ValueError(
+                f"durations of '{self.name}' lack {len(absent)} clips of its ground truth, first '{absent[0]}'"
+            )
+
     def report(self, match: Match):
         """Logs, once for this set and not for each of its metrics, which classes cannot be evaluated."""
         missing = tuple(match.missing)

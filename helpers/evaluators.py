@@ -173,10 +173,9 @@ class Setting:
 
     def desed(self, name: str, events: Events, durations: Mapping[str, float]) -> Reference:
         """Reference of a DESED set."""
-        absent = sorted(set(events) - set(durations))
-        if absent:
-            raise ValueError(f"durations of '{name}' lack {len(absent)} clips of its ground truth, first '{absent[0]}'")
-        return Reference(events, durations, tuple(self.desed_labels), name=name)
+        reference = Reference(events, durations, tuple(self.desed_labels), name=name)
+        reference.require_durations()
+        return reference
 
     def event_f1(self, scores: FrameScores, reference: Reference, suffix: str) -> list[EventF1]:
         """Intersection and collar F1 at every threshold."""

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and how audio files are called."""
 
+import hashlib
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,15 @@ def clip_id(path) -> str:
     stem, dot, suffix = name.rpartition(".")
     # "Yabc_30.000_40.000" has no audio suffix: its last dot belongs to the name.
     return stem if dot and f".{suffix.lower()}" in AUDIO_SUFFIXES else name
+
+
+def sha256(path) -> str:
+    """Checksum of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -7,7 +7,6 @@ Stage 1 and stage 2 [Schmid et al., DCASE 2024] are this module with different s
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import lightning as L
 import numpy as np
@@ -148,26 +147,25 @@ class MeanTeacher(L.LightningModule):
 
     def features(self, audio, rng=None):
         """[B, samples] -> linear mel [B, 1, mels, frames], features of the backbone [B, 1, bands, frames']."""
-        with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
-            audio = audio.float()
+        with torch.no_grad():
             return self.crnn_mel(audio), self.mel(audio, rng=rng)
 
     def hidden(self, role, view, tokens):
         """What the output layers of a role see."""
         return getattr(self, role).hidden(self.to_cnn(view.x), tokens)
 
-    def predict(self, views):
-        """Predictions of a training step.
+    def predict(self, views, rng=None):
+        """Predictions of a training step; ``rng`` is for what the backbone draws.
 
         Returns:
             the student's inside the class mask and without any, and the teacher's for the consistency terms.
         """
-        tokens = self.student.embed(views.student.mel)
+        tokens = self.student.embed(views.student.mel, rng)
         hidden = self.hidden("student", views.student, tokens)
         student = self.student.head(hidden, views.valid), self.student.head(hidden)
         with torch.no_grad():
             if not (self.frozen and views.teacher.mel is views.student.mel):
-                tokens = self.teacher.embed(views.teacher.mel)
+                tokens = self.teacher.embed(views.teacher.mel, rng)
             hidden = self.hidden("teacher", views.teacher, tokens)
             teacher = self.teacher.head(hidden, None if self.stage.rules.ssl_no_class_mask else views.valid)
         return student, teacher
@@ -186,7 +184,7 @@ class MeanTeacher(L.LightningModule):
         if self.stage.gain_augment:
             audio = apply_gain(audio, draw_gain(len(audio), self.stage.gain_augment, rng))
         views = self.stage.views(*self.features(audio, rng), batch, rng)
-        student, teacher = self.predict(views)
+        student, teacher = self.predict(views, rng)
         terms = self.stage.terms(student, teacher, views)
         weights, grown = self.stage.weights(self.global_step, mixed=views.mix is not None)
         total = combine(terms, weights)
@@ -217,6 +215,10 @@ class MeanTeacher(L.LightningModule):
 
     def on_before_zero_grad(self, optimizer):
         ema_update(self.teacher.parameters(), self.student.parameters(), self.global_step, self.stage.ema_factor)
+
+    def setup(self, stage):
+        if stage == "fit":  # what is not trained must be frozen before a distributed strategy looks at the parameters
+            self.make_optimizer(self.student.named_parameters(), self.student.layer_groups())
 
     def configure_optimizers(self):
         optimizer = self.make_optimizer(self.student.named_parameters(), self.student.layer_groups())
@@ -286,13 +288,3 @@ class MeanTeacher(L.LightningModule):
         self.student.embed = torch.compile(self.student.embed, **options)
         if self.frozen:
             self.teacher.embed = self.student.embed
-
-
-def to_cnn_input(to_db: Callable, scaler: Callable) -> Callable:
-    """What the CNN branch sees of a linear mel: decibels, scaled; float32 also under autocast."""
-    return partial(_to_cnn_input, to_db, scaler)
-
-
-def _to_cnn_input(to_db, scaler, x):
-    with torch.autocast(x.device.type, enabled=False):
-        return scaler(to_db(x.float()))

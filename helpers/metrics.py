@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from helpers.collectors import ClipLosses, ClipScores, Collector, FrameScores, Reference
-from helpers.scores import clip_span, events_of_files, file_segment_scores, score_frame
+from helpers.scores import events_of_files, file_durations, file_segment_scores, score_frame
 
 # The two scenarios of DCASE task 4 since 2021.
 PSDS1 = {"dtc_threshold": 0.7, "gtc_threshold": 0.7, "alpha_st": 1.0}
@@ -136,8 +136,6 @@ class Psds(EventMetric):
         self.criteria, self.operating_points, self.max_efpr = dict(criteria), operating_points, max_efpr
 
     def compare(self, table, match):
-        from sed_scores_eval import intersection_based
-
         events, durations = dict(match.events), dict(match.durations)
         if self.operating_points is not None:
             table = table.quantise(self.operating_points)
@@ -147,12 +145,30 @@ class Psds(EventMetric):
             # others and in a clip without length, lies where the curve has long been flat and changes no area.
             probe = np.full((1, len(table.labels)), 0.5)
             frames[""], events[""], durations[""] = score_frame(probe, [0.0, 1.0], table.labels), [], 0.0
-        value, classes, (etpr, efpr), curves = intersection_based.psds(
-            frames, events, durations,
-            **self.criteria, max_efpr=self.max_efpr, num_jobs=self.num_jobs,
-        )  # fmt: skip
-        curve = PsdRoc(float(value), efpr, etpr, {label: (c[1], c[0]) for label, c in curves.items()}, self.max_efpr)
-        return Outcome({self.name: float(value)}, {self.name: self.all_classes(classes)}, curve)
+        curve, classes = psd_roc(frames, events, durations, self.criteria, self.max_efpr, self.num_jobs)
+        return Outcome({self.name: curve.value}, {self.name: self.all_classes(classes)}, curve)
+
+
+def psd_roc(
+    frames, events, durations, criteria, max_efpr: float = 100.0, num_jobs=1
+) -> tuple[PsdRoc, dict[str, float]]:
+    """PSD-ROC and the PSDS of every class alone, from sed_scores_eval.
+
+    Args:
+        frames: clip id -> score data frame.
+        events: clip id -> true events, without overlaps in a class.
+        durations: seconds by clip id.
+        criteria: :data:`PSDS1` or :data:`PSDS2`.
+        max_efpr: effective false positives per hour at which the area ends.
+        num_jobs: processes.
+    """
+    from sed_scores_eval import intersection_based
+
+    value, classes, (etpr, efpr), curves = intersection_based.psds(
+        frames, events, durations, **criteria, max_efpr=max_efpr, num_jobs=num_jobs
+    )
+    curve = PsdRoc(float(value), efpr, etpr, {label: (c[1], c[0]) for label, c in curves.items()}, max_efpr)
+    return curve, {label: float(area) for label, area in classes.items()}
 
 
 class EventF1(EventMetric):
@@ -251,10 +267,7 @@ class SegmentAuc(EventMetric):
         )
 
     def _files(self, table, match):
-        durations = {}
-        for clip in match.clips:
-            file, _, end = clip_span(clip)
-            durations[file] = float(self.reference.durations.get(file, max(end, durations.get(file, 0.0))))
+        durations = file_durations(match.clips, self.reference.durations)
         segments = file_segment_scores(table, durations, self.segment_length)
         frames = {file: score_frame(*scores, table.labels) for file, scores in segments.items()}
         return frames, events_of_files(match.events), durations

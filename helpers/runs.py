@@ -159,6 +159,26 @@ def best_checkpoint(trainer) -> str | None:
     return None
 
 
+def require_own(path):
+    """Raises ValueError where a file is there that no run of ours has written, as a published checkpoint is."""
+    if Path(path).is_file() and "config" not in checkpoints.read(path):
+        raise ValueError(f"save_as: {path} is there already and not from a run of this script, choose another name")
+
+
+@rank_zero_only
+def keep_best(trainer, folder, path):
+    """Copies the best checkpoint of a run, or the last where nothing was validated, without the optimizer's state.
+
+    Args:
+        trainer, folder: of the run.
+        path: the new file; it can be what another run starts from, is evaluated or gets predictions from.
+    """
+    content = checkpoints.read(best_checkpoint(trainer) or Path(folder) / "checkpoints" / "last.ckpt")
+    entries = ("state_dict", "student", "teacher", "config", "epoch", "global_step", "pytorch-lightning_version")
+    checkpoints.save(path, {entry: content[entry] for entry in entries})
+    log.info("the best checkpoint is kept as %s", path)
+
+
 def course(trainer, module, loaders, *, ckpt_path=None, train=True, test=True, untrained=False):
     """Tests before training if asked for, trains, tests the best checkpoint.
 

@@ -263,3 +263,17 @@ def clip_duration(clip: str, durations: Mapping[str, float]) -> float:
         return float(durations[clip])
     file, onset, offset = clip_span(clip)
     return min(offset, float(durations.get(file, offset))) - onset
+
+
+def file_durations(clips: Iterable[str], durations: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of the files of MAESTRO clips: from the table where the file is listed, else to the end of its last clip.
+
+    Args:
+        clips: clip ids as :func:`clip_span` reads.
+        durations: seconds by file.
+    """
+    seconds = {}
+    for clip in clips:
+        file, _, end = clip_span(clip)
+        seconds[file] = float(durations.get(file, max(end, seconds.get(file, 0.0))))
+    return seconds

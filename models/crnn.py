@@ -156,6 +156,7 @@ class Task4CRNN(nn.Module):
         self.dropstep = (dropstep_recurrent_len, dropstep_recurrent)
 
         self.as_model = _wrapped(as_model, no_wrapper, audioset_classes)
+        _freeze_for_good(self.as_model)
         embed_dim = self.as_model.embed_dim
         _one_of("embedding_size", embedding_size, (embed_dim, *ANY_EMBEDDING_SIZE))
         self.cnn = CNN(n_in_channel, activation, dropout, kernel_size, padding, stride, nb_filters, pooling)
@@ -172,9 +173,14 @@ class Task4CRNN(nn.Module):
         backbone = self.as_model.model if isinstance(self.as_model, AudioSetHead) else self.as_model
         return backbone.layer_groups()
 
-    def embed(self, mel):
-        """Features of the backbone's front end [batch, 1, bands, frames] -> tokens [batch, time, dim]."""
-        return self.as_model(mel)
+    def embed(self, mel, rng=None):
+        """Features of the backbone's front end [batch, 1, bands, frames] -> tokens [batch, time, dim].
+
+        Args:
+            mel: the features.
+            rng: numpy Generator for what the backbone draws in training mode (patchout, windows, skipped layers).
+        """
+        return self.as_model(mel, rng)
 
     def hidden(self, x, tokens):
         """What the output layers see, after dropout.
@@ -200,8 +206,9 @@ class Task4CRNN(nn.Module):
         return self.dropout(self.rnn(joined))
 
     def logits(self, hidden):
-        """Strong logits [batch, T, classes] of :meth:`hidden`."""
-        return self.dense(hidden)
+        """Strong logits [batch, T, classes] of :meth:`hidden`, in float32 also under autocast."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.dense(hidden.float())
 
     def head(self, hidden, classes_mask=None):
         """Probabilities in float32, also under autocast.
@@ -226,9 +233,9 @@ class Task4CRNN(nn.Module):
             strong, weak = strong.masked_fill(others[..., None], 0.0), weak.masked_fill(others, 0.0)
         return Predictions(strong, weak)
 
-    def forward(self, x, mel, classes_mask=None):
+    def forward(self, x, mel, classes_mask=None, rng=None):
         """:class:`Predictions` of clips, given both kinds of features."""
-        return self.head(self.hidden(x, self.embed(mel)), classes_mask)
+        return self.head(self.hidden(x, self.embed(mel, rng)), classes_mask)
 
     def _to_length(self, tokens, length):
         if self.embed_pool == "aap":
@@ -250,6 +257,16 @@ def _wrapped(as_model, no_wrapper, audioset_classes):
     if no_wrapper:
         raise ValueError("t4_wrapper.no_wrapper: the backbone has an AudioSet head already")
     return as_model
+
+
+def _freeze_for_good(as_model):
+    """Freezes what no training of this network touches; distributed training expects gradients of all the rest.
+
+    The layers of the AudioSet head keep their random or loaded values in the published systems too.
+    """
+    head = as_model.head_parameters() if isinstance(as_model, AudioSetHead) else []
+    for parameter in (*head, *as_model.idle_parameters()):
+        parameter.requires_grad_(False)
 
 
 def _check(**entries):

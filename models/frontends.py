@@ -201,6 +201,23 @@ class Scaler(nn.Module):
         return x
 
 
+class CnnInput(nn.Module):
+    """What the CNN branch sees of a linear mel spectrogram: decibels, scaled; float32 also under autocast.
+
+    Args:
+        scaler: the :class:`Scaler`.
+    """
+
+    def __init__(self, scaler):
+        super().__init__()
+        self.scaler = scaler
+
+    def forward(self, mel):
+        """Scaled log mel, same shape."""
+        with torch.autocast(mel.device.type, enabled=False):
+            return self.scaler(amplitude_to_db(mel))
+
+
 class AtstMel(FrontEnd):
     """Log mel of ATST-Frame (Li et al., 2024, https://arxiv.org/abs/2306.04186): 64 bands, 60 to 7800 Hz.
 

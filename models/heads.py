@@ -28,15 +28,23 @@ class AudioSetHead(Backbone):
         self.head_linear_layer = nn.Linear(model.embed_dim, audioset_classes)
         self.att_linear_layer = nn.Linear(model.embed_dim, audioset_classes) if attention else None
 
-    def tokens(self, mel):
+    @property
+    def grad_checkpointing(self):
+        return self.model.grad_checkpointing
+
+    @grad_checkpointing.setter
+    def grad_checkpointing(self, value):
+        self.model.grad_checkpointing = value
+
+    def tokens(self, mel, rng=None):
         """[batch, 1, bands, frames] -> embeddings of the backbone [batch, seq_len, dim]."""
-        return pool_time(self.model(mel), self.seq_len)
+        return pool_time(self.model(mel, rng), self.seq_len)
 
-    def forward(self, mel):
-        """[batch, 1, bands, frames] -> logits [batch, seq_len, audioset_classes]."""
-        return self.head_linear_layer(self.tokens(mel))
+    def forward(self, mel, rng=None):
+        """[batch, 1, bands, frames] -> logits [batch, seq_len, audioset_classes]; ``rng`` is for the backbone."""
+        return self.head_linear_layer(self.tokens(mel, rng))
 
-    def predict(self, mel):
+    def predict(self, mel, rng=None):
         """Tag probabilities, [batch, 1, bands, frames] -> strong [batch, classes, seq_len], weak [batch, classes].
 
         Raises:
@@ -44,15 +52,23 @@ class AudioSetHead(Backbone):
         """
         if self.att_linear_layer is None:
             raise ValueError("clip probabilities need an AudioSetHead with attention=True")
-        tokens = self.tokens(mel)
+        tokens = self.tokens(mel, rng)
         strong = torch.sigmoid(self.head_linear_layer(tokens).float())
         return strong.transpose(1, 2), attention_pool(strong, self.att_linear_layer(tokens).float())
 
     def layer_groups(self):
         """Groups of the backbone; the layers of the head join the last one."""
         *lower, top = self.model.layer_groups()
-        own = [parameter for name, parameter in self.named_parameters() if not name.startswith("model.")]
-        return [*lower, [*top, *own]]
+        return [*lower, [*top, *self.head_parameters()]]
+
+    def head_parameters(self):
+        """Parameters of the layers on top of the backbone."""
+        return [parameter for name, parameter in self.named_parameters() if not name.startswith("model.")]
+
+    def idle_parameters(self):
+        """Those of the backbone, and the attention layer, which only :meth:`predict` uses."""
+        attention = () if self.att_linear_layer is None else self.att_linear_layer.parameters()
+        return [*self.model.idle_parameters(), *attention]
 
 
 class RnnHead(nn.Module):
@@ -73,9 +89,9 @@ class RnnHead(nn.Module):
         self.sigmoid_dense = nn.Linear(2 * n_RNN_cell, n_classes)
         self.softmax_dense = nn.Linear(2 * n_RNN_cell, n_classes) if attention else None
 
-    def forward(self, mel):
+    def forward(self, mel, rng=None):
         """[batch, 1, bands, frames] -> probabilities strong [batch, classes, time], weak [batch, classes]."""
-        hidden = self.rnn(self.model(mel))
+        hidden = self.rnn(self.model(mel, rng))
         strong = torch.sigmoid(self.sigmoid_dense(hidden).float())
         if self.softmax_dense is None:
             return strong.transpose(1, 2), strong.mean(1)

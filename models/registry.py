@@ -25,17 +25,30 @@ class Backbone(nn.Module):
 
     Attributes:
         embed_dim: size of one frame embedding.
+        grad_checkpointing: compute activations again in the backward pass instead of storing them. It may be set at
+            any time, and changes no gradient.
     """
 
     embed_dim: int
+    grad_checkpointing = False
 
-    def forward(self, mel):
-        """[batch, 1, bands, frames] -> [batch, time, embed_dim], at whatever time resolution the network has."""
+    def forward(self, mel, rng=None):
+        """[batch, 1, bands, frames] -> [batch, time, embed_dim], at whatever time resolution the network has.
+
+        Args:
+            mel: features of the front end.
+            rng: numpy Generator for the draws of training mode, beside dropout, which draws from torch's own; without
+                it, or in evaluation mode, nothing else is random.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not say how it embeds a mel spectrogram")
 
     def layer_groups(self):
         """Lists of parameters, input side first; together they hold every parameter exactly once."""
         raise NotImplementedError(f"{type(self).__name__} does not group its parameters by depth")
+
+    def idle_parameters(self):
+        """Parameters without part in the embeddings: kept for a state dict, or for another use of the network."""
+        return []
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Sound event detectors for a mean teacher: student and teacher of any registered architecture, with their features."""
+"""Sound event detectors of any registered architecture: student and teacher to train, or one of them to predict."""
 
 import logging
 from collections.abc import Mapping
@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
-from helpers.checkpoints import initialise_from_run, load_pretrained
+from helpers.checkpoints import config_of_run, initialise_from_run, load_pretrained, read, stage_file
 from models import registry
 from models.crnn import Task4CRNN
-from models.frontends import CrnnMel, Scaler
+from models.frontends import CnnInput, CrnnMel, Scaler
 from models.heads import AudioSetHead
 from models.registry import OWN, Checkpoint, defaults
+from models.settings import CHECKED, require_architecture
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,59 @@ LOADING = {"pretrained_name": None, "model_init_id": None, "model_init_mode": "s
 # The checkpoint whose layout the files of config entries `atst_checkpoint` and `beats_checkpoint` have.
 IMAGE_MODEL = "deit_base_distilled_patch16_384"
 BACKBONE_ONLY = {"atst_frame": "atst_as", "beats": "beats_as"}
+
+
+class Detector(nn.Module):
+    """A trained task-4 model with its front ends, for predictions: always in evaluation mode, without gradients.
+
+    Args:
+        model: the task-4 model.
+        crnn_mel: linear mel of the CNN branch.
+        mel: front end of the backbone.
+        scaler: of the CNN branch.
+    """
+
+    def __init__(self, model, crnn_mel, mel, scaler):
+        super().__init__()
+        self.model, self.crnn_mel, self.mel, self.to_cnn = model, crnn_mel, mel, CnnInput(scaler)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode=True):
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, audio):
+        """Waveforms at the ``input_rate`` of the front ends, [batch, samples], to strong logits.
+
+        Returns:
+            [batch, frames, classes] float32, of all classes: no class mask is applied. The front ends and the output
+            layer compute in float32 also under autocast.
+        """
+        tokens = self.model.embed(self.mel(audio))
+        return self.model.logits(self.model.hidden(self.to_cnn(self.crnn_mel(audio)), tokens))
+
+
+def build_detector(config: Mapping, name, folder, mode="student") -> Detector:
+    """A detector with the weights of a stage checkpoint. No other file is read.
+
+    Args:
+        config: the config sections by name, with ``arch`` and the ``sample_rate`` of the audio in Hz, as
+            :func:`models.settings.with_settings_of` gives them.
+        name: the checkpoint, see :func:`helpers.checkpoints.stage_file`.
+        folder: where stage checkpoints are.
+        mode: ``student`` or ``teacher``.
+
+    Raises:
+        ValueError: unknown architecture or mode, or a file that does not fit.
+        FileNotFoundError: no such checkpoint; the message has the download command.
+    """
+    path = stage_file(name, folder)
+    require_architecture(config["arch"], path, config_of_run(read(path)))
+    model, mel = build_model(config["arch"], config)
+    initialise_from_run(model, path, mode, key="mode")
+    return Detector(model, *_front_ends(config, mel, config.get("sample_rate", 16000)))
 
 
 def build_detectors(
@@ -63,19 +118,14 @@ def build_detectors(
         FileNotFoundError: a weights file is missing; the message has the download command.
     """
     architecture = registry.get(arch)
-    wrapper = dict(config.get("t4_wrapper", {}))
-    loading = {key: wrapper.pop(key, default) for key, default in LOADING.items()}
-    mel, backbone = registry.build(arch, config)
-    _check_section(architecture, config, mel, wrapper.get("audioset_classes", defaults(Task4CRNN)["audioset_classes"]))
-    head = _with_head(backbone, wrapper)
-    student = Task4CRNN(head, **wrapper)
-    teacher = Task4CRNN(head if frozen else _with_head(registry.build(arch, config)[1], wrapper), **wrapper)
+    loading = {key: config.get("t4_wrapper", {}).get(key, default) for key, default in LOADING.items()}
+    student, mel = build_model(arch, config)
+    teacher = Task4CRNN(student.as_model, **_wrapper(config)) if frozen else build_model(arch, config)[0]
 
     if loading["model_init_id"]:
-        path = Path(resources) / "pretrained_models" / f"{loading['model_init_id']}.ckpt"
-        if Path(str(loading["model_init_id"])).is_file():
-            path = Path(loading["model_init_id"])
+        path = stage_file(loading["model_init_id"], Path(resources) / "pretrained_models")
         with _Missing(random_weights):
+            require_architecture(arch, path, config_of_run(read(path)))
             initialise_from_run(student, path, "student")
             initialise_from_run(teacher, path, loading["model_init_mode"])
     else:
@@ -83,10 +133,37 @@ def build_detectors(
         with _Missing(random_weights):
             load_backbone(student.as_model, checkpoint, resources)
         teacher.load_state_dict(student.state_dict())
-    mel.input_rate = sample_rate
+    crnn_mel, mel, scaler = _front_ends(config, mel, sample_rate)
+    return Detectors(student, teacher, crnn_mel, mel, scaler)
+
+
+def build_model(arch, config: Mapping[str, Mapping]) -> tuple[Task4CRNN, nn.Module]:
+    """A task-4 model with random weights, and the front end of its backbone.
+
+    Args:
+        arch: a registered architecture.
+        config: the config sections by name: those of the architecture and ``t4_wrapper``.
+
+    Raises:
+        ValueError: unknown architecture, or entries that do not fit together.
+    """
+    mel, backbone = registry.build(arch, config)
+    wrapper = _wrapper(config)
+    classes = wrapper.get("audioset_classes", defaults(Task4CRNN)["audioset_classes"])
+    _check_section(registry.get(arch), config, mel, classes)
+    return Task4CRNN(backbone, **wrapper), mel
+
+
+def _wrapper(config):
+    """The entries of section ``t4_wrapper`` that are those of Task4CRNN."""
+    return {key: value for key, value in config.get("t4_wrapper", {}).items() if key not in LOADING}
+
+
+def _front_ends(config, mel, sample_rate):
+    """Front end of the CNN branch, that of the backbone, and the scaler, for audio of that rate."""
     crnn_mel = CrnnMel(**config.get("mel", {}))
-    crnn_mel.input_rate = sample_rate
-    return Detectors(student, teacher, crnn_mel, mel, Scaler(**config.get("scaler", {})))
+    crnn_mel.input_rate = mel.input_rate = sample_rate
+    return crnn_mel, mel, Scaler(**config.get("scaler", {}))
 
 
 def load_backbone(model, checkpoint, resources):
@@ -125,17 +202,9 @@ def _of_run(wandb_id, outputs="outputs"):
 def _check_section(architecture, config, mel, audioset_classes):
     """Entries that say what a network is must agree with what is built."""
     section = config.get(architecture.section, {})
-    for entry, built in (("n_classes", audioset_classes), ("sample_rate", mel.sample_rate)):
+    for entry, built in zip(CHECKED, (audioset_classes, mel.sample_rate)):
         if entry in architecture.loading and section.get(entry, built) != built:
             raise ValueError(f"{architecture.section}.{entry} is {section[entry]}, but {built} is what is built")
-
-
-def _with_head(backbone, wrapper):
-    """The backbone, with the AudioSet head that the config asks for."""
-    known = defaults(Task4CRNN)
-    if wrapper.get("no_wrapper", known["no_wrapper"]):
-        return backbone
-    return AudioSetHead(backbone, wrapper.get("audioset_classes", known["audioset_classes"]))
 
 
 class _Missing:

@@ -105,6 +105,32 @@ def test_rates_of_training_come_from_the_configuration():
     assert not torch.equal(net.train()(x), plain)
 
 
+def test_a_skipped_layer_gets_a_gradient_of_zeros():
+    """Distributed training waits for a gradient of every parameter."""
+    net = tiny("beats").train()
+    net.use_config(PUBLISHED_CFG | TINY["beats"][1] | {"encoder_layerdrop": 0.5})
+    seed = next(s for s in range(20) if (np.random.default_rng(s).random(2) < 0.5).tolist() == [False, True])
+    net(features("beats"), np.random.default_rng(seed)).square().sum().backward()
+    ran, skipped = net.model.encoder.layers
+    assert all(parameter.grad.any() for parameter in ran.parameters())
+    own = [parameter for name, parameter in skipped.named_parameters() if "relative_attention_bias" not in name]
+    assert len(own) > 10
+    assert not any(parameter.grad.any() for parameter in own)
+
+
+@pytest.mark.parametrize("arch", ["fpasst", "beats"])
+def test_compiled_networks_draw_alike(arch):
+    """With the backend that compiles nothing, so that no compiler is needed."""
+    net, x = tiny(arch, **({"frame_patchout": 6} if arch == "fpasst" else {})).train(), features(arch, 80)
+    if arch == "beats":
+        net.use_config(PUBLISHED_CFG | TINY["beats"][1] | {"encoder_layerdrop": 0.5})
+    compiled = torch.compile(net, backend="eager")
+    outputs = [compiled(x, np.random.default_rng(seed)) for seed in range(4)]
+    for seed, output in enumerate(outputs):
+        torch.testing.assert_close(output, net(x, np.random.default_rng(seed)))
+    assert len({output.sum().item() for output in outputs}) > 1
+
+
 def test_gradients_decay_from_layer_to_layer():
     x = features("beats")
     gradients = []

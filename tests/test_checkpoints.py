@@ -355,7 +355,7 @@ def test_published_layouts_of_the_atst_backbone(case, tmp_path):
 class Tokens(registry.Backbone):
     embed_dim = 6
 
-    def forward(self, mel):
+    def forward(self, mel, rng=None):
         return mel
 
 

@@ -17,7 +17,7 @@ TOKENS = {"": 250, "_496": 496}
 class Identity(Backbone):
     embed_dim = 768
 
-    def forward(self, mel):
+    def forward(self, mel, rng=None):
         return mel
 
 
@@ -28,7 +28,7 @@ class TwoLayers(Backbone):
         super().__init__()
         self.lower, self.upper = torch.nn.Linear(2, 4), torch.nn.Linear(4, 3)
 
-    def forward(self, mel):
+    def forward(self, mel, rng=None):
         return self.upper(self.lower(mel))
 
     def layer_groups(self):
@@ -42,7 +42,7 @@ class Embedded(Backbone):
         super().__init__()
         self.embed_dim, self.tokens = tokens.shape[2], tokens
 
-    def forward(self, mel):
+    def forward(self, mel, rng=None):
         return self.tokens
 
 

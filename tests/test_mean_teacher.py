@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from helpers import runs
-from helpers.mean_teacher import MeanTeacher, Stage, to_cnn_input
+from helpers.mean_teacher import MeanTeacher, Stage
 from helpers.objective import Losses, Rules, combine, public_names
 from helpers.views import FilterAugment, MixAugment, Recipe, TimeAugment
-from models.frontends import amplitude_to_db
+from models.frontends import CnnInput
 from models.sed import build_detectors
 from tests.golden.named_weights import golden_waveform, set_named_weights
 from tests.reference import golden
@@ -72,12 +72,12 @@ def test_modes(train, monkeypatch):
     modes = []
     predict = MeanTeacher.predict
 
-    def recorded(module, views):
+    def recorded(module, views, rng):
         parts = (module.student.cnn, module.teacher.cnn, module.student.as_model, module.mel)
         modes.append([layer.training for part in parts for layer in part.modules()])
         sizes = [len(list(part.modules())) for part in parts]
         assert modes[-1] == [True] * sum(sizes[:2]) + [False] * sum(sizes[2:])
-        return predict(module, views)
+        return predict(module, views, rng)
 
     monkeypatch.setattr(MeanTeacher, "predict", recorded)
     # A test and a validation before have had everything in evaluation mode.
@@ -137,7 +137,7 @@ def test_stored_step():
     quiet = Recipe(MixAugment(apply_mixup=False, apply_mixstyle=False), TimeAugment(), FilterAugment(apply=0))
     stage = Stage(1, quiet, Losses(), Rules(ssl_no_class_mask=True), loss_weights, 14000, 2.0)
     detectors = build_detectors("atst_frame", {"atst_frame": {"pretrained_name": None}}, "", frozen=False)
-    to_cnn = to_cnn_input(amplitude_to_db, detectors.scaler)
+    to_cnn = CnnInput(detectors.scaler)
     module = MeanTeacher(*detectors[:4], to_cnn, stage, None, None, {}).eval()
     set_named_weights(module.student, 0)
     set_named_weights(module.teacher, 1000)

@@ -1,10 +1,13 @@
 """ex_stage2 from end to end on a few seconds of noise: fine-tuning from stage 1, what trains, seeds, resuming."""
 
+import numpy as np
 import pytest
 import torch
 
+import stages
+from data_util.task4_files import DATASETS
 from helpers.mean_teacher import MeanTeacher
-from tests.runs import StageRuns
+from helpers.predictions import StoredPredictions
 
 NO_TEST = {"test": {"test": False}}
 SHORT = NO_TEST | {"validation": {"validate": False}}
@@ -80,9 +83,10 @@ def test_resuming_gives_the_same_run(stage2, task4_tree, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return step(self, *arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    with monkeypatch.context() as patch:
         patch.setattr(MeanTeacher, "training_step", stop_in_the_second_epoch)
-        stage2.run("ended", **options)
+        with pytest.raises(SystemExit):
+            stage2.run("ended", **options)
     stage2.run("ended", ckpt_path="last", **options)
     expected, found = stage2.checkpoint("whole"), stage2.checkpoint("ended")
     assert found["global_step"] == expected["global_step"] > 1
@@ -90,6 +94,77 @@ def test_resuming_gives_the_same_run(stage2, task4_tree, tmp_path, monkeypatch):
         assert torch.equal(value, found["state_dict"][name]), name
 
 
+def test_gradient_checkpointing_changes_nothing_but_memory(stage2, monkeypatch):
+    """The same losses and weights, with activations computed again in the backward pass."""
+    for on in (False, True):
+        stage2.run(str(on), **SHORT, grad_checkpointing=on, trainer={"max_epochs": 1})
+    off, on = stage2.checkpoint("False"), stage2.checkpoint("True")
+    for name, value in off["student"].items():
+        torch.testing.assert_close(value, on["student"][name], rtol=1e-4, atol=1e-6)
+    assert on["config"]["grad_checkpointing"]
+
+
+@pytest.mark.parametrize("trainable", [2, "all"])
+def test_two_devices_need_no_search_for_unused_parameters(stage2, trainable):
+    """Parameters that never get a gradient are frozen before the processes share theirs."""
+    trainer = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+    options = {**SHORT, "trainer": trainer, "optimizer": {"pt_trainable_layers": trainable}}
+    ended = stage2.process("wandb.name=two", **options)
+    assert ended.returncode == 0, ended.stderr
+    assert stage2.checkpoint("two")["global_step"] > 1
+
+
 def test_whole_course(stage2):
     result = stage2.run(trainer={"max_epochs": 1})
     assert result == stage2.results()["student", "test/psds1_sed_scores_eval"]
+
+
+def test_a_checkpoint_is_kept_under_a_name(stage1, stage2, monkeypatch):
+    """``save_as`` gives what ``t4_wrapper.model_init_id`` takes, and never replaces a file that is not from a run."""
+    monkeypatch.setattr(stages.configs, "RESOURCES_PATH", str(stage1.folder))
+    monkeypatch.setattr(stages.configs, "PRETRAINED", str(stage1.folder / "pretrained_models"))
+    stage1.run("first", save_as="mine", **NO_TEST)
+    kept = torch.load(stage1.folder / "pretrained_models" / "mine.ckpt", weights_only=True)
+    assert "optimizer_states" not in kept
+    best = stage1.checkpoint("first", "best")
+    assert all(torch.equal(kept["teacher"][name], value) for name, value in best["teacher"].items())
+    stage2.run(**SHORT, t4_wrapper={"model_init_id": "mine"}, save_as="mine")
+    again = torch.load(stage1.folder / "pretrained_models" / "mine.ckpt", weights_only=True)
+    assert not torch.equal(again["student"]["cat_tf.weight"], kept["student"]["cat_tf.weight"])
+    del again["config"]
+    torch.save(again, stage1.folder / "pretrained_models" / "mine.ckpt")
+    with pytest.raises(ValueError, match=r"mine\.ckpt is there already and not from a run"):
+        stage2.run(**SHORT, save_as="mine")
+
+
+# -- stored predictions -----------------------------------------------------------------------------------------------
+@pytest.fixture
+def trained(stage1, tmp_path, monkeypatch):
+    """A folder with two checkpoints of tiny runs, ``one.ckpt`` and ``two.ckpt``."""
+    monkeypatch.setattr(stages.configs, "PRETRAINED", str(tmp_path / "models"))
+    for seed, name in enumerate(("one", "two")):
+        stage1.run(name, save_as=name, seed=seed, **SHORT)
+    return tmp_path / "models"
+
+
+def test_store_ensemble_evaluate(trained, stage2, capsys):
+    folder = stage2.folder / "predictions"
+    entries = {
+        "model_path": str(trained), "output_path": str(folder), "preds_path": str(folder), "batch_size": 4,
+        "bootstrap": 5,
+    }  # fmt: skip
+    for name in ("one", "two"):
+        stage2.run(command="store_predictions", pretrained_name=name, **entries)
+    stage2.run(command="ensemble_predictions", pretrained_names=["one", "two"], out_name="both", **entries)
+    both, one, two = (StoredPredictions(folder / name / "devtest.hdf5") for name in ("both", "one", "two"))
+    expected = (one.logits(slice(None)) + two.logits(slice(None))) / 2
+    assert np.allclose(both.logits(slice(None)), expected, atol=1e-6)
+    assert {path.stem for path in (folder / "both").iterdir()} == set(DATASETS)
+    capsys.readouterr()
+    stage2.run(command="eval_predictions", pretrained_name="both", **entries)
+    lines = capsys.readouterr().out.splitlines()
+    printed = [line.rpartition(":")[0] for line in lines if ": 0." in line or line.endswith((": 0", ": 1.0"))]
+    assert printed[:6] == [
+        "maestro_real_dev mpAUC", "maestro_real_dev mpAUC_csebbs (should be the same)", "devtest psds1",
+        "devtest psds1_csebbs", "eval_public psds1", "eval_public psds1_csebbs",
+    ]  # fmt: skip

@@ -28,7 +28,7 @@ class FrameTransformer(nn.Module):
 
     def __init__(self, dim, depth, num_heads):
         super().__init__()
-        # Stands for masked frames in pre-training; kept for the state dict, gets no gradient.
+        # Stands for masked frames in pre-training; kept for the state dict.
         self.mask_embed = random_embedding(1, 1, dim)
         self.pos_embed = random_embedding(1, MAX_TOKENS + 1, dim)  # entry 0 was meant for a class token
         self.patch_embed = PatchEmbed(dim)
@@ -62,8 +62,8 @@ class AtstFrame(Backbone):
         self.grad_checkpointing = grad_checkpointing
         self.atst = FrameTransformer(embed_dim, depth, num_heads)
 
-    def forward(self, mel):
-        """[batch, 1, 64, frames] -> [batch, frames // 4, embed_dim].
+    def forward(self, mel, rng=None):
+        """[batch, 1, 64, frames] -> [batch, frames // 4, embed_dim]; nothing is drawn from ``rng``.
 
         Raises:
             ValueError: another shape, or fewer than four frames.
@@ -74,3 +74,7 @@ class AtstFrame(Backbone):
     def layer_groups(self):
         """Patch and position embeddings, then the blocks, then the final norm."""
         return groups_by_depth(self, blocks=r"\bblocks\.(\d+)\.", last=r"\bnorm_frame\.")
+
+    def idle_parameters(self):
+        """The embedding of masked frames."""
+        return [self.atst.mask_embed]

@@ -183,6 +183,9 @@ class Encoder(nn.Module):
                 x = ScaleGradient.apply(x, config.layer_wise_gradient_decay_ratio)
             if rng is None or rng.random() >= config.encoder_layerdrop:
                 x = run_block(layer, x, bias, config, checkpointing=checkpointing)
+            else:
+                # Its parameters get a gradient of zeros: distributed training waits for one of every parameter.
+                x = x + 0.0 * sum(parameter.flatten()[0] for parameter in layer.parameters())
         return x
 
     def position_bias(self, tokens, max_distance):

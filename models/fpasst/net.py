@@ -133,7 +133,8 @@ class FPaSST(Backbone):
         if self.frame_patchout >= tokens:
             raise ValueError(f"fpasst.frame_patchout={self.frame_patchout} leaves none of {tokens} tokens")
         kept = rng.permutation(tokens)[: tokens - self.frame_patchout]
-        return x[:, torch.as_tensor(sorted(kept), device=x.device)]
+        kept.sort()
+        return x[:, torch.from_numpy(kept).to(x.device)]
 
     def _special(self, token, entry, x):
         return (token + self.new_pos_embed[:, entry : entry + 1]).expand(len(x), -1, -1)

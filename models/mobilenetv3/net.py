@@ -93,8 +93,11 @@ class MobileNet(Backbone):
                 x = layer(x)
         return x
 
-    def forward(self, mel):
-        """[batch, 1, bands, frames] -> [batch, time, embed_dim]: the last feature map averaged over frequency."""
+    def forward(self, mel, rng=None):
+        """[batch, 1, bands, frames] -> [batch, time, embed_dim]: the last feature map averaged over frequency.
+
+        Nothing is drawn from ``rng``.
+        """
         return self.feature_map(mel).mean(2).transpose(1, 2)
 
     def layer_groups(self):
@@ -158,6 +161,10 @@ class MobileNetV3(MobileNet):
         features = self.feature_map(mel)
         return self.classifier(features), features.mean((2, 3))
 
+    def idle_parameters(self):
+        """Those of the classifier."""
+        return list(self.classifier.parameters())
+
 
 class FrameMobileNet(Backbone):
     """The frame-wise variant of PretrainedSED (Schmid et al., 2025): no classifier, 40 ms frames at a hop of 10 ms.
@@ -180,8 +187,8 @@ class FrameMobileNet(Backbone):
     def grad_checkpointing(self, value):
         self.frame_mn.grad_checkpointing = value
 
-    def forward(self, mel):
-        """[batch, 1, 128, frames] -> [batch, frames / 4, embed_dim].
+    def forward(self, mel, rng=None):
+        """[batch, 1, 128, frames] -> [batch, frames / 4, embed_dim]; nothing is drawn from ``rng``.
 
         Raises:
             ValueError: the spectrogram has not 128 bands, which the strides reduce to one.
