@@ -22,7 +22,7 @@ $(VENV)/.installed: requirements.txt
 demo: $(VENV)/.installed
 	@echo 'starting: libraries take some seconds to load, the demo some minutes'
 	$(BIN)/python -m ex_stage1 with demo save_as=demo_stage1 wandb.name=demo_stage1
-	$(BIN)/python -m ex_stage2 with demo save_as=demo_stage2 wandb.name=demo_stage2
+	$(BIN)/python -m ex_stage2 with demo t4_wrapper.model_init_id=demo_stage1 save_as=demo_stage2 wandb.name=demo_stage2
 	$(BIN)/python -m ex_stage2 store_predictions with demo pretrained_name=demo_stage1 overwrite=True $(DEMO_SETS)
 	$(BIN)/python -m ex_stage2 store_predictions with demo pretrained_name=demo_stage2 overwrite=True $(DEMO_SETS)
 	$(BIN)/python -m ex_stage2 ensemble_predictions with 'pretrained_names=("demo_stage1", "demo_stage2")' out_name=demo_2

@@ -202,10 +202,9 @@ def eval_predictions(_config, seed):
     print(f"Storing predictions to {folder}.")
 
 
-# Stage 2 of the demo goes on from stage 1 of the demo: `python -m ex_stage1 with demo save_as=demo_stage1`.
+# To go on from stage 1: `python -m ex_stage1 with demo save_as=demo_stage1`, here t4_wrapper.model_init_id=demo_stage1.
 ex.add_named_config("demo", plain({
     **configs.DEMO,
-    "t4_wrapper": {**configs.DEMO["t4_wrapper"], "model_init_id": "demo_stage1"},
     "trainer": dict(max_epochs=8, check_val_every_n_epoch=4, precision="32-true"),
     "optimizer": dict(cnn_lr=1e-3, rnn_lr=1e-3, pt_lr=1e-3, pt_lr_scale=0.9, schedule_mode="exp", gamma=0.99),
     "training": dict(batch_sizes=(1, 6, 8, 1, 1), num_workers=2, wavmix_p=0.0, dir_p=0.0),

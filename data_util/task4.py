@@ -221,14 +221,14 @@ def wav_sets(grid, paths, names=None, audio_length=10.0, sample_rate=16000):
     """Name -> :func:`wav_set` of the data sets and folders that are named.
 
     Args:
-        names: None: all of :data:`DATASETS` that are there, and the others are named in the log.
+        names: or a single name; None: all of :data:`DATASETS` that are there, and the others are named in the log.
         grid, paths, audio_length, sample_rate: see :func:`training_set`.
 
     Raises:
         DataMissing, ValueError: as for :func:`wav_set`; where none is named, no data set is there at all.
     """
     found, missing = {}, []
-    for name in names or DATASETS:
+    for name in [names] if isinstance(names, str) else names or DATASETS:
         try:
             found[name] = wav_set(grid, paths, name, audio_length, sample_rate)
         except DataMissing as error:

@@ -15,12 +15,12 @@ def file_of(folder, dataset) -> Path:
     return Path(folder) / f"{Path(dataset).name}.hdf5"
 
 
-def common_sets(folders: Sequence, datasets: Sequence[str] | None = None) -> list[str]:
+def common_sets(folders: Sequence, datasets: Sequence[str] | str | None = None) -> list[str]:
     """The data sets of which all these models have predictions.
 
     Args:
         folders: of the models.
-        datasets: the ones wanted; None: all that the first model has.
+        datasets: the ones wanted, or a single one; None: all that the first model has.
 
     Raises:
         FileNotFoundError: a model has none at all, or none for one of them.
@@ -28,7 +28,8 @@ def common_sets(folders: Sequence, datasets: Sequence[str] | None = None) -> lis
     for folder in folders:
         if not any(Path(folder).glob("*.hdf5")):
             raise FileNotFoundError(f"{folder}: no predictions there, store_predictions makes them")
-    names = list(datasets or sorted(path.stem for path in Path(folders[0]).glob("*.hdf5")))
+    there = sorted(path.stem for path in Path(folders[0]).glob("*.hdf5"))
+    names = [datasets] if isinstance(datasets, str) else list(datasets or there)
     for folder in folders:
         absent = next((name for name in names if not file_of(folder, name).is_file()), None)
         if absent is not None:

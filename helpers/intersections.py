@@ -92,13 +92,10 @@ def _found(candidates, which, event, shared, gtc, events):
     event, ticks = np.concatenate([event, event]), np.concatenate([ticks, -ticks])
     order = np.lexsort((-at, event))
     at, event, ticks = at[order], event[order], ticks[order]
-    # Whatever begins ends, if only at -inf: each event starts from 0, not found. What counts at a threshold is the
-    # state after the last change there.
-    covered = np.cumsum(ticks)
-    last = np.ones(len(event), dtype=bool)
-    last[:-1] = (event[1:] != event[:-1]) | (at[1:] != at[:-1])
-    at, event, covered = at[last], event[last], covered[last]
-    found = micro(covered / TICKS) >= micro(gtc * (events.offset - events.onset))[event]
+    # Whatever begins ends, if only at -inf: the sum is 0 again behind each event. Changes at one threshold may go back
+    # and forth, which adds up to what they do together.
+    needed = micro(gtc * (events.offset - events.onset))
+    found = micro(np.cumsum(ticks) / TICKS) >= needed[event]
     changed = np.diff(found, prepend=False)
     return at[changed], event[changed], np.where(found[changed], 1, -1)
 

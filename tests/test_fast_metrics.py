@@ -521,11 +521,38 @@ def test_cross_triggers_by_hand():
     counts = psd_counts(boxes, truth, "a", PSDS2)
     assert counts.triggers.sum() == 2  # the second covers b and c
     rate, tpr = counts.roc()
+    assert (rate.tolist(), tpr.tolist()) == ([0.0], [0.0])
     # Two false positives per hour, and for each of two other classes one trigger in its 2.0 and 3.5 seconds.
-    np.testing.assert_allclose(rate, [0.0, 2.0 + 0.5 * (3600 / 2.0 + 3600 / 3.5) / 2][:1])
     rate, tpr = counts.roc(max_efpr=1e4)
     np.testing.assert_allclose(rate, [0.0, 2.0 + 0.5 * (3600 / 2.0 + 3600 / 3.5) / 2])
     assert tpr.tolist() == [0.0, 1.0]
+
+
+def test_a_class_is_no_cross_trigger_of_itself():
+    truth = Truth.of({"x": [(0.0, 2.0, "a"), (0.0, 2.0, "b")]}, {"x": 10.0}, ["x"], ["a", "b"])
+    box = Candidates(np.zeros(1, int), *np.array([[1.0], [3.0], [0.9], [-np.inf]]))
+    counts = psd_counts(box, truth, "a", {**PSDS2, "dtc_threshold": 0.7})
+    assert (counts.other.tolist(), counts.triggers.tolist(), counts.fp.tolist()) == ([0, 1], [0, 1], [1, 0])
+
+
+def test_no_rate_is_below_zero():
+    # Cross triggers that come and go one after the other: their costs do not quite add up to zero in floats.
+    events = {"x": [(0.0, 2.0, "a"), (3.0, 4.0, "b"), (6.0, 7.5, "c")]}
+    truth = Truth.of(events, {"x": 10.0}, ["x"], LABELS)
+    rows = [(0, 3.0, 3.5, 0.9, 0.7), (0, 6.0, 6.5, 0.8, 0.6), (0, 0.0, 2.0, 0.6, -np.inf)]
+    boxes = Candidates(*np.array(rows).T)._replace(clip=np.zeros(3, int))
+    rate, tpr = psd_counts(boxes, truth, "a", PSDS2).roc()
+    assert (rate.tolist(), tpr.tolist()) == ([0.0], [1.0])
+
+
+def test_times_are_compared_in_microseconds():
+    # 2.4 - 1.7 < 0.7 and 2.2 - 2.0 > 0.2 in floats.
+    counts = psd_counts(*one_class([(1.0, 2.4)], [(1.7, 2.7, 0.5)]), {"dtc_threshold": 0.7, "gtc_threshold": 0.5})
+    assert (counts.tp.tolist(), counts.fp.tolist()) == ([1], [0])
+    counts = psd_counts(*one_class([(1.0, 2.39999)], [(1.7, 2.7, 0.5)]), {"dtc_threshold": 0.7, "gtc_threshold": 0.5})
+    assert (counts.tp.tolist(), counts.fp.tolist()) == ([0], [1])
+    for onset, found in ((2.2, 1), (2.20001, 0)):
+        assert collar_counts(*one_class([(2.0, 3.0)], [(onset, 3.0, 0.5)])).tp.sum() == found
 
 
 def test_each_detection_is_matched_with_one_event():
