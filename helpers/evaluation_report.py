@@ -53,7 +53,7 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """What tables show, in the order of :data:`HEADS`."""
         known = math.isfinite(self.low) and math.isfinite(self.high)
-        interval = f"{shown(self.low)} to {shown(self.high)}" if known else shown(NAN)
+        interval = f"{shown(self.low)}–{shown(self.high)}" if known else shown(NAN)
         return self.dataset, self.metric, shown(self.value), interval, self.computed_by
 
 

@@ -86,7 +86,7 @@ def test_markdown_is_for_reading(tmp_path):
 
 | data set | metric | value | 95 % interval | computed by |
 | --- | --- | --- | --- | --- |
-| devtest | psds1 | 0.5000 | 0.4500 to 0.5512 | sed_scores_eval |
+| devtest | psds1 | 0.5000 | 0.4500–0.5512 | sed_scores_eval |
 | devtest | psds1_csebbs | 0.6123 | – | ours |
 | maestro_real_dev | mpAUC | – | – | sed_scores_eval |
 
@@ -141,7 +141,7 @@ def test_console_says_who_computed_a_value():
     assert lines[0].strip() == "ensemble_3"
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     assert cells == [
-        ["devtest", "psds1", "0.5000", "0.4500 to 0.5512", "sed_scores_eval"],
+        ["devtest", "psds1", "0.5000", "0.4500–0.5512", "sed_scores_eval"],
         ["devtest", "psds1_csebbs", "0.6123", "–", "ours"],
         ["maestro_real_dev", "mpAUC", "–", "–", "sed_scores_eval"],
     ]
