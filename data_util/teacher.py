@@ -1,0 +1,127 @@
+"""Stored logits of a teacher, by which a small network learns from a large one.
+
+Schmid et al., "Efficient Large-Scale Audio Tagging via Transformer-to-CNN Knowledge Distillation", 2023.
+"""
+
+import json
+import logging
+import os
+import pickle
+
+import numpy as np
+
+from data_util.errors import DataMissing, TableError
+from data_util.hdf5_audio import Hdf5File
+from helpers.files import clip_id
+
+logger = logging.getLogger(__name__)
+
+HDF5_SUFFIXES = (".hdf5", ".hdf", ".h5")
+YOUTUBE_ID = 11  # characters; AudioSet's files have a "Y" before it, the public index has not
+
+
+class TeacherLogits:
+    """Logits per clip, in the public layout (``.npy`` and an index) or as HDF5 with ``filenames`` and ``logits``.
+
+    The numbers stay on the disk until a clip is asked for. Objects may be pickled and used after a fork.
+
+    Args:
+        path: ``.npy`` [clips, classes], or HDF5; the config entry ``teacher_preds``.
+        index: of ``.npy``: ``.pkl`` or ``.json`` with {file name: row}; the config entry ``fname_to_index``.
+        classes: the file must have as many.
+
+    Raises:
+        DataMissing: a file is not there, or no index was given.
+        TableError: a file cannot be read, has another number of classes, or the index names a row that is not there.
+    """
+
+    def __init__(self, path, index=None, classes=527):
+        self.path = os.path.expanduser(str(path))
+        self.classes = classes
+        self.packed = self.path.lower().endswith(HDF5_SUFFIXES)
+        if not os.path.isfile(self.path):
+            raise DataMissing(f"no teacher logits data.teacher_preds = {path}")
+        self._hdf5, self._memory = Hdf5File(self.path), None
+        shape = self._logits().shape
+        if len(shape) != 2 or shape[1] != classes:
+            raise TableError(f"{self.path}: logits have shape {shape}, expected (clips, {classes})")
+        self._rows = _filenames(self._hdf5) if self.packed else _read_index(index)
+        self._hdf5 = Hdf5File(self.path)  # closed here, so that no process inherits it
+        last = max(self._rows.values(), default=-1)
+        if last >= shape[0]:
+            raise TableError(f"{index}: names row {last}, but {self.path} has {shape[0]}")
+
+    def rows(self, names):
+        """[clips] row of every clip, -1 where the teacher does not know it.
+
+        Names may have a folder, an audio suffix and, before a YouTube id, a "Y", as in AudioSet.
+
+        Raises:
+            ValueError: it knows none of them.
+        """
+        rows = np.array([self._row(name) for name in names], dtype=np.int64)
+        unknown = int((rows < 0).sum())
+        if unknown == len(rows):
+            raise ValueError(f"{self.path}: no logits for any of the {len(rows)} clips, the first is {names[0]}")
+        if unknown:
+            logger.info("%d of %d clips have no teacher logits in %s", unknown, len(rows), self.path)
+        return rows
+
+    def __getitem__(self, row):
+        """[classes] float32 of that row."""
+        return np.array(self._logits()[row], dtype=np.float32)
+
+    def __getstate__(self):
+        # A memory map would travel to other processes as a copy of all it holds; rows are known by then.
+        return {**self.__dict__, "_memory": None, "_rows": {}}
+
+    def _row(self, name):
+        stem = clip_id(name)
+        candidates = [name, stem]
+        if stem.startswith("Y") and len(stem) == YOUTUBE_ID + 1:
+            candidates.append(stem[1:])
+        return next((self._rows[candidate] for candidate in candidates if candidate in self._rows), -1)
+
+    def _logits(self):
+        if self.packed:
+            return _entry(self._hdf5, "logits")
+        if self._memory is None:
+            try:
+                self._memory = np.load(self.path, mmap_mode="r")
+            except (ValueError, OSError) as error:
+                raise TableError(f"{self.path}: not readable as .npy ({str(error).splitlines()[0]})") from None
+        return self._memory
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Of containers, text and numbers: a downloaded index needs no more, and a pickle could run anything."""
+
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f"holds {module}.{name}, expected a plain dict")
+
+
+def _entry(file, name):
+    try:
+        return file[name]
+    except KeyError:
+        raise TableError(f"{file.path}: no entry '{name}', expected 'filenames' and 'logits'") from None
+
+
+def _filenames(file):
+    names = _entry(file, "filenames").asstr()[:]
+    rows = {clip_id(name): row for row, name in enumerate(names)}
+    if len(rows) < len(names):
+        raise TableError(f"{file.path}: {len(names) - len(rows)} file names are there twice")
+    return rows
+
+
+def _read_index(path):
+    if path is None or not os.path.isfile(os.path.expanduser(str(path))):
+        raise DataMissing(f"no index of the teacher logits data.fname_to_index = {path}")
+    path = os.path.expanduser(str(path))
+    try:
+        with open(path, "rb") as file:
+            rows = json.load(file) if path.endswith(".json") else _PlainUnpickler(file).load()
+        return {str(name): int(row) for name, row in rows.items()}
+    except (pickle.UnpicklingError, ValueError, TypeError, EOFError, AttributeError) as error:
+        raise TableError(f"{path}: no index from file names to rows ({error})") from None
