@@ -96,7 +96,7 @@ def main(argv=None):
     parser.add_argument("--scenario", choices=SCENARIOS, default="psds1")
     parser.add_argument("--core", type=int, default=0, help="the processor core to stay on (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--compare", type=int, nargs=2, default=(200, 10), metavar=("CLIPS", "CLASSES"))
+    parser.add_argument("--compare", type=int, nargs=2, default=(1000, 10), metavar=("CLIPS", "CLASSES"))
     options = parser.parse_args(argv)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {options.core})

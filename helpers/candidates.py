@@ -166,12 +166,12 @@ class Truth:
                 of another class, times that are no numbers.
         """
         clips, labels = tuple(clips), tuple(labels)
-        rows, columns = _positions(clips, "clip"), _positions(labels, "class")
+        rows, columns = positions(clips, "clip"), positions(labels, "class")
         lengths = _lengths(clips, durations)
         strange = [clip for clip in events if clip not in rows]
         if strange:
             raise ValueError(
-                f"clip '{strange[0]}' has true events but no scores ({len(strange)} such clips, expected some of "
+                f"clip '{strange[0]}' has true events but is not evaluated ({len(strange)} such clips; evaluated are "
                 f"{_listed(clips)})"
             )
         found = []
@@ -233,12 +233,17 @@ class Truth:
         return np.bincount(self.label, self.weights(weights)[self.clip] * values, minlength=len(self.labels))
 
 
-def _positions(names, kind):
-    positions = {name: i for i, name in enumerate(names)}
-    if len(positions) < len(names):
-        twice = next(name for i, name in enumerate(names) if positions[name] != i)
+def positions(names: Sequence[str], kind: str) -> dict[str, int]:
+    """Where each name is.
+
+    Raises:
+        ValueError: one comes twice; ``kind`` says what is named.
+    """
+    places = {name: i for i, name in enumerate(names)}
+    if len(places) < len(names):
+        twice = next(name for i, name in enumerate(names) if places[name] != i)
         raise ValueError(f"the {kind} '{twice}' is listed twice")
-    return positions
+    return places
 
 
 def _listed(names, most=20):

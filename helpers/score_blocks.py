@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from helpers.candidates import Truth
+from helpers.candidates import Truth, positions
 from helpers.scores import ScoreTable
 
 BLOCK_BYTES = 2**28  # of scores in memory at once
@@ -24,13 +24,13 @@ def each_class(work: Callable, table: ScoreTable, truth: Truth, jobs: int = 1) -
         jobs: threads, which share a block of classes.
 
     Raises:
-        ValueError: a clip or a class without scores.
+        ValueError: a clip or a class without scores, or with two.
     """
-    rows = _positions(table.clips, truth.clips, "clip")
-    columns = _positions(table.labels, truth.labels, "class")
+    rows = _places(table.clips, truth.clips, "clip")
+    columns = _places(table.labels, truth.labels, "class")
     results = {}
     with mapping(jobs) as run:
-        for chosen, block in _blocks(table.scores, rows, columns):
+        for chosen, block in _blocks(table.scores, rows, columns, run):
             labels = [table.labels[column] for column in chosen]
             results.update(zip(labels, run(lambda label, scores: work(label, _exact(scores)), labels, block)))
     return {label: results[label] for label in truth.labels}
@@ -46,8 +46,8 @@ def mapping(jobs: int = 1):
         yield pool.map
 
 
-def peaks(scores, truth, label):
-    """[clips] the largest score of each clip, of [clips, frames].
+def peaks(scores: np.ndarray, truth: Truth, label: str) -> np.ndarray:
+    """[clips] the largest of [clips, frames] scores.
 
     Raises:
         ValueError: scores that are no numbers.
@@ -55,22 +55,23 @@ def peaks(scores, truth, label):
     peak = scores.max(1)
     broken = np.flatnonzero(~(peak < np.inf))
     if len(broken):
-        raise ValueError(f"scores of '{label}' in clip '{truth.clips[broken[0]]}' reach {peak[broken[0]]}, expected "
-                         f"numbers ({len(broken)} such clips)")  # fmt: skip
+        clip = truth.clips[broken[0]]
+        raise ValueError(
+            f"scores of '{label}' in clip '{clip}' reach {peak[broken[0]]}, expected numbers ({len(broken)} such clips)"
+        )
     return peak
 
 
-def _positions(names, wanted, kind):
+def _places(names, wanted, kind):
     """[names] where each is among the wanted ones, -1 if it is not."""
-    absent = set(wanted) - set(names)
+    known, places = positions(names, kind), positions(wanted, kind)
+    absent = [name for name in wanted if name not in known]
     if absent:
-        first = next(name for name in wanted if name in absent)
-        raise ValueError(f"no scores of {kind} '{first}' ({len(absent)} of {len(wanted)} have none)")
-    positions = {name: i for i, name in enumerate(wanted)}
-    return np.array([positions.get(name, -1) for name in names])
+        raise ValueError(f"no scores of {kind} '{absent[0]}' ({len(absent)} of {len(wanted)} have none)")
+    return np.array([places.get(name, -1) for name in names])
 
 
-def _blocks(scores, rows, columns) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _blocks(scores, rows, columns, run) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Numbers of some wanted columns and their scores, [columns, wanted rows, frames], in the same memory each time."""
     clips, frames, _ = scores.shape
     wanted = int((rows >= 0).sum())
@@ -80,10 +81,14 @@ def _blocks(scores, rows, columns) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     block = np.empty((width, wanted, frames), dtype=scores.dtype)
     for first in range(0, len(columns), width):
         chosen = np.flatnonzero(columns[first : first + width] >= 0)
-        for start in range(0, clips if len(chosen) else 0, step):
+
+        def read(start, first=first, chosen=chosen):
             kept = rows[start : start + step]
             chunk = np.asarray(scores[start : start + step, :, first : first + width])
             block[: len(chosen), kept[kept >= 0]] = chunk[kept >= 0][:, :, chosen].transpose(2, 0, 1)
+
+        for _ in run(read, range(0, clips if len(chosen) else 0, step)):
+            pass
         yield first + chosen, block[: len(chosen)]
 
 

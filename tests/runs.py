@@ -60,7 +60,7 @@ class StageRuns:
                 return exit.code
         return 0
 
-    def process(self, *arguments, code=None, command=(), **updates):
+    def process(self, *arguments, code=None, command=(), environment=None, **updates):
         """A run in a process, and process group, of its own; with ``code``, which is executed first there."""
         start = ["-m", self.script]
         if code:
@@ -69,7 +69,7 @@ class StageRuns:
             start = [str(script)]
         return subprocess.run(
             [sys.executable, *start, *command, "with", self.file(**updates), *arguments],
-            cwd=self.folder, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            cwd=self.folder, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(environment or {})},
             capture_output=True, text=True, timeout=180, start_new_session=True,
         )  # fmt: skip
 

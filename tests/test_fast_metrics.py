@@ -472,6 +472,8 @@ def test_clips_and_classes_without_scores_are_named():
         psds_of_scores(table.select([clip for clip in table.clips if clip not in ("x04", "x09")]), truth)
     with pytest.raises(ValueError, match=r"no scores of class 'c' \(1 of 3 have none\)"):
         f1_of_scores(table.select(labels=("a", "b")), truth)
+    with pytest.raises(ValueError, match="the clip 'x04' is listed twice"):
+        psds_of_scores(replace(table, clips=("x04", *table.clips[1:])), truth)
 
 
 def test_criteria_that_do_not_fit_are_named():

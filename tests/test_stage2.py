@@ -168,3 +168,60 @@ def test_store_ensemble_evaluate(trained, stage2, capsys):
         "maestro_real_dev mpAUC", "maestro_real_dev mpAUC_csebbs (should be the same)", "devtest psds1",
         "devtest psds1_csebbs", "eval_public psds1", "eval_public psds1_csebbs",
     ]  # fmt: skip
+
+
+def test_two_devices_store_the_same_bytes(trained, stage2):
+    entries = {"model_path": str(trained), "batch_size": 4, "datasets": ["devtest", "maestro_real_dev"]}
+    for name, devices in (("one", 1), ("two", 2)):
+        trainer = {"accelerator": "cpu", "devices": devices, "strategy": "ddp" if devices > 1 else "auto"}
+        output = {"output_path": str(stage2.folder / name), "pretrained_name": "one", "trainer": trainer}
+        ended = stage2.process(command=["store_predictions"], **entries, **output)
+        assert ended.returncode == 0, ended.stderr
+    for dataset in entries["datasets"]:
+        one, two = (stage2.folder / name / "one" / f"{dataset}.hdf5" for name in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_killed_and_continued_by_the_same_command(trained, stage2):
+    """What was stored before a kill is not computed again; random moments are those of test_storing."""
+    code = """
+import os, signal
+from helpers.predictions import Partial
+
+put, allowed = Partial.put, int(os.environ["BATCHES"])
+calls = []
+
+
+def counted(self, number, rows):
+    if len(calls) == allowed:
+        os.kill(os.getpid(), signal.SIGKILL)
+    calls.append(number)
+    with open(os.environ["CALLS"], "a") as file:
+        file.write(f"{self.path.stem} {number}\\n")
+    put(self, number, rows)
+
+
+Partial.put = counted
+"""
+    entries = {"model_path": str(trained), "pretrained_name": "one", "batch_size": 2}
+    entries["datasets"] = ["devtest", "maestro_real_dev"]
+    calls = stage2.folder / "calls.txt"
+    environment = {"CALLS": str(calls)}
+
+    def run(output, batches):
+        options = {**entries, "output_path": str(stage2.folder / output)}
+        return stage2.process(
+            command=["store_predictions"], code=code, environment={**environment, "BATCHES": str(batches)}, **options
+        )
+
+    assert run("whole", 99).returncode == 0
+    done = calls.read_text().split("\n")[:-1]
+    assert len(done) == 9  # 6 clips and 12, two in a batch
+    calls.unlink()
+    for batches in (1, 4):
+        assert run("killed", batches).returncode == -9
+    assert run("killed", 99).returncode == 0
+    assert sorted(calls.read_text().split("\n")[:-1]) == sorted(done)
+    for dataset in entries["datasets"]:
+        whole, killed = (stage2.folder / name / "one" / f"{dataset}.hdf5" for name in ("whole", "killed"))
+        assert whole.read_bytes() == killed.read_bytes()

@@ -1,26 +1,26 @@
 """MobileNetV3 as a backbone of frame embeddings and as a tagger."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from models.mobilenetv3.blocks import (
-    AGGREGATIONS,
-    AXES,
-    AttentionPooling,
+from models.convolutions import run_layer
+from models.mobile import (
     BlockPlan,
-    ConcurrentSqueezeExcitation,
-    ConvNorm,
     InvertedResidual,
+    initialise,
+    last_layer,
+    mlp_head,
     plan_blocks,
+    receptive_layers,
     round_channels,
     stage_strides,
+    stem,
 )
+from models.mobilenetv3.blocks import AGGREGATIONS, AXES, AttentionPooling, ConcurrentSqueezeExcitation
 from models.registry import Backbone, groups_by_depth
+from models.tagging import Tagger
 
 # (frequency, time) of the fifteen blocks of the frame-wise networks: 128 bands become 1, time keeps a quarter.
 FRAME_STRIDES = tuple(zip((1, 2, 2, 1, 1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 2), (1, 2) + (1,) * 13))
@@ -58,8 +58,7 @@ class MobileNet(Backbone):
             raise ValueError(f"mn.se_dims: '{se_dims}' is neither 'none' nor a selection of the letters c, f, t")
         if se_agg not in AGGREGATIONS:
             raise ValueError(f"mn.se_agg: '{se_agg}' is none of {', '.join(AGGREGATIONS)}")
-        stem, last = plans[0].in_channels, plans[-1].out_channels
-        layers = [ConvNorm(1, stem, 3, stride=(2, 2), activation=nn.Hardswish)]
+        layers = [stem(plans)]
         bands, frames = -(-input_dim_f // 2), -(-input_dim_t // 2)
         for plan in plans:
             bands, frames = (-(-size // stride) for size, stride in zip((bands, frames), plan.depthwise_stride))
@@ -68,11 +67,11 @@ class MobileNet(Backbone):
                 sizes = {"c": plan.expanded, "f": bands, "t": frames}
                 squeeze = ConcurrentSqueezeExcitation(axes, sizes, se_agg, se_r)
             layers.append(InvertedResidual(plan, squeeze))
-        self.embed_dim = 6 * last
-        layers.append(ConvNorm(last, self.embed_dim, activation=nn.Hardswish))
+        layers.append(last_layer(plans))
         self.features = nn.Sequential(*layers)
+        self.plans, self.embed_dim = plans, 6 * plans[-1].out_channels
         self.grad_checkpointing = grad_checkpointing
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def feature_map(self, mel):
         """[batch, 1, bands, frames] -> [batch, embed_dim, bands', frames'].
@@ -80,17 +79,14 @@ class MobileNet(Backbone):
         Raises:
             ValueError: squeeze-excitation over frequency or time was built for another input size.
         """
-        stem, *rest = self.features
-        x = stem(mel)
-        if x.device.type == "cpu" and not stem[1].training:
+        first, *rest = self.features
+        x = first(mel)
+        if x.device.type == "cpu" and not first[1].training:
             # With channels innermost a pass takes 0.8 (batch 1) to 0.5 times as long there. Not where norms take batch
             # statistics: torch sums those up to 1e-5 less precisely in that format, which deep networks amplify.
             x = x.contiguous(memory_format=torch.channels_last)
         for layer in rest:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, use_reentrant=False, context_fn=partial(_recomputation, layer))
-            else:
-                x = layer(x)
+            x = run_layer(layer, x, checkpointing=self.grad_checkpointing)
         return x
 
     def forward(self, mel, rng=None):
@@ -104,8 +100,12 @@ class MobileNet(Backbone):
         """First convolution, blocks and last convolution each make a group; a classifier is the last one."""
         return groups_by_depth(self, r"\bfeatures\.(\d+)\.", r"\bclassifier\.")
 
+    def receptive_layers(self):
+        """See :func:`models.mobile.receptive_layers`; squeeze-excitation sees the whole input, and does not count."""
+        return receptive_layers(self.plans)
 
-class MobileNetV3(MobileNet):
+
+class MobileNetV3(MobileNet, Tagger):
     """A published "MN" network: frame embeddings by :meth:`forward`, clip logits and embedding by :meth:`tag`.
 
     Args:
@@ -141,23 +141,16 @@ class MobileNetV3(MobileNet):
         input_dim_t: int = 1000,
         grad_checkpointing: bool = False,
     ):
-        plans = plan_blocks(width_mult, stage_strides(strides), reduced_tail, dilated)
+        plans = plan_blocks(width_mult, stage_strides(strides, "mn"), reduced_tail, dilated)
         super().__init__(plans, se_dims, se_agg, se_r, input_dim_f, input_dim_t, grad_checkpointing)
         hidden = round_channels((640 if reduced_tail else 1280) * width_mult)
+        self.n_classes = num_classes
         self.classifier = _classifier(
             head_type, self.embed_dim, hidden, num_classes, dropout, multihead_attention_heads
-        ).apply(_initialise)
+        ).apply(initialise)
 
-    def tag(self, mel):
-        """Clip-wise classification.
-
-        Args:
-            mel: [batch, 1, bands, frames].
-
-        Returns:
-            logits [batch, classes], before the sigmoid, and the embedding [batch, embed_dim]: the last feature map
-            averaged over frequency and time.
-        """
+    def tag(self, mel, rng=None):
+        """See :class:`models.tagging.Tagger`; the embedding is the last feature map, averaged over both axes."""
         features = self.feature_map(mel)
         return self.classifier(features), features.mean((2, 3))
 
@@ -201,42 +194,18 @@ class FrameMobileNet(Backbone):
         """First convolution, blocks and last convolution each make a group."""
         return groups_by_depth(self, r"\bfeatures\.(\d+)\.", r"(?!)")
 
+    def receptive_layers(self):
+        """Those of the network inside."""
+        return self.frame_mn.receptive_layers()
+
 
 def _classifier(head_type, in_channels, hidden, num_classes, dropout, attention_heads) -> nn.Module:
     """[batch, channels, frequency, time] -> logits [batch, classes]; positions of the layers are checkpoint names."""
-    pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
     if head_type == "mlp":
-        layers = nn.Linear(in_channels, hidden), nn.Hardswish(inplace=True), nn.Dropout(dropout)
-        return nn.Sequential(*pool, *layers, nn.Linear(hidden, num_classes))
+        return mlp_head(in_channels, hidden, num_classes, dropout)
     if head_type == "fully_convolutional":
-        return nn.Sequential(nn.Conv2d(in_channels, num_classes, 1, bias=False), nn.BatchNorm2d(num_classes), *pool)
+        layers = nn.Conv2d(in_channels, num_classes, 1, bias=False), nn.BatchNorm2d(num_classes)
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     if head_type == "multihead_attention_pooling":
         return AttentionPooling(in_channels, num_classes, attention_heads)
     raise ValueError(f"mn.head_type: '{head_type}' is none of mlp, fully_convolutional, multihead_attention_pooling")
-
-
-def _initialise(module: nn.Module):
-    """Initial values of the published training; batch norms have theirs from torch."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out")
-    elif isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.01)
-        nn.init.zeros_(module.bias)
-
-
-def _recomputation(module: nn.Module):
-    """Contexts of the first forward pass and of the recomputed one."""
-    return nullcontext(), _keep_statistics(module)
-
-
-@contextmanager
-def _keep_statistics(module: nn.Module) -> Iterator[None]:
-    """Puts the buffers back afterwards: a recomputed forward pass must not count twice in the running statistics."""
-    own = [(child, *entry) for child in module.modules() for entry in child.named_buffers(recurse=False)]
-    for child, name, buffer in own:
-        setattr(child, name, buffer.clone())
-    try:
-        yield
-    finally:
-        for child, name, buffer in own:
-            setattr(child, name, buffer)
