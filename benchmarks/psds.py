@@ -117,10 +117,10 @@ def main(argv=None):
     print(f"| {options.dtype} scores | {options.scenario} | s | s of the core | peak GiB | of it the scores |")
     print("| --- | --- | --- | --- | --- | --- |")
     print(f"| {size} | {roc.value:.4f} | {wall:.1f} | {processor:.1f} | {peak:.2f} | {scores.nbytes / 2**30:.2f} |")
-    difference, ours, theirs = compare(table, events, durations, criteria, *options.compare)
+    clips, classes = np.minimum(options.compare, (options.clips, options.classes)).tolist()
+    difference, ours, theirs = compare(table, events, durations, criteria, clips, classes)
     print("\n| on a part | largest difference to sed_scores_eval | s | s of sed_scores_eval | ratio |")
     print("| --- | --- | --- | --- | --- |")
-    clips, classes = options.compare
     print(f"| {clips} clips, {classes} classes | {difference:.1e} | {ours:.3f} | {theirs:.2f} | {theirs / ours:.0f} |")
 
 
