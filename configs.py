@@ -20,6 +20,9 @@ TAGGING_RELEASE = "https://github.com/fschmid56/EfficientAT/releases/download/v0
 # Checkpoints that only a plugin's table names, by its config section.
 RELEASES = {
     "mn": TAGGING_RELEASE,
+    "dymn": TAGGING_RELEASE,
+    "cnn14": "https://zenodo.org/record/3987831/files",
+    "cnn14_clotho": "https://zenodo.org/record/7752975/files",
     "frame_mn": "https://github.com/fschmid56/PretrainedSED/releases/download/v0.0.1",
 }
 

@@ -35,9 +35,11 @@ TINY = {
         "encoder_ffn_embed_dim": 64,
         "encoder_attention_heads": 2,
     },
+    "cnn14": {"channels": [4, 4, 8, 8, 8, 16], "dropout": 0.0},
+    "cnn14_clotho": {"channels": [4, 4, 8, 8, 8, 16], "dropout": 0.0},
 }
 # Numbers of parameters that have no part in the frame embeddings, by section.
-IDLE = {"mn": 4, "atst_frame": 1}
+IDLE = {"mn": 4, "dymn": 4, "cnn14": 4, "cnn14_clotho": 4, "atst_frame": 1}
 
 
 def smallest_of_each_section():
