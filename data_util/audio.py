@@ -59,20 +59,20 @@ def decode(path, crop=None):
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such audio file")
-    if _minimp3() and str(path).lower().endswith(".mp3"):
+    if minimp3() and str(path).lower().endswith(".mp3"):
         return _decode_mp3(path, crop)
     try:
         with soundfile.SoundFile(path) as file:
             rate, total = file.samplerate, file.frames
-            _check_length(path, total, rate, _promised(file))
+            check_length(path, total, rate, promised_samples(file))
             start, samples = crop(total, rate) if crop else (0, total)
             if start:
                 file.seek(start)
             audio = file.read(samples, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
-        raise BadAudio(f"{path}: not readable as audio ({_reason(error)})") from None
-    _check_length(path, start + len(audio), rate, start + samples)
-    return _finite(path, audio), rate
+        raise BadAudio(f"{path}: not readable as audio ({reason_of(error)})") from None
+    check_length(path, start + len(audio), rate, start + samples)
+    return require_finite(path, audio), rate
 
 
 def to_mono(path, audio, channel="mean", rng=None):
@@ -168,7 +168,7 @@ def to_float(audio):
     return np.array(audio, dtype=np.float32)
 
 
-def _promised(file):
+def promised_samples(file):
     """Samples that the header of an open file promises."""
     match = PROMISED_BYTES.search(file.extra_info)
     if not match or int(match[1]) >= STREAM_BYTES or int(match[1]) <= int(match[2]):
@@ -176,7 +176,7 @@ def _promised(file):
     return round(file.frames * int(match[1]) / max(int(match[2]), 1))
 
 
-def _check_length(path, samples, rate, expected):
+def check_length(path, samples, rate, expected):
     """Refuses files that end early (a few samples less than announced are common) or hold next to nothing."""
     if samples < expected - MIN_SECONDS * rate:
         raise BadAudio(f"{path}: ends after {samples / rate:.2f} s, expected {expected / rate:.2f} s")
@@ -184,20 +184,20 @@ def _check_length(path, samples, rate, expected):
         raise BadAudio(f"{path}: {samples / rate:.3f} s long, expected at least {MIN_SECONDS} s")
 
 
-def _finite(path, audio):
+def require_finite(path, audio):
     """Float formats can hold values that are no numbers."""
     if not np.isfinite(audio).all():
         raise BadAudio(f"{path}: holds values that are no finite numbers")
     return audio
 
 
-def _reason(error):
+def reason_of(error):
     """libsndfile's message without the path that it repeats."""
     return str(error).strip().rpartition(": ")[2].rstrip(".")
 
 
 @functools.cache
-def _minimp3():
+def minimp3():
     """The module minimp3py, or None; it decodes to the same samples as libsndfile."""
     try:
         return importlib.import_module("minimp3py")
@@ -207,9 +207,9 @@ def _minimp3():
 
 def _decode_mp3(path, crop):
     try:
-        audio, rate = _minimp3().read(Path(path).read_bytes())
+        audio, rate = minimp3().read(Path(path).read_bytes())
     except (RuntimeError, ValueError, TypeError) as error:
         raise BadAudio(f"{path}: not readable as audio ({error})") from None
-    _check_length(path, len(audio), rate, len(audio))
+    check_length(path, len(audio), rate, len(audio))
     start, samples = crop(len(audio), rate) if crop else (0, len(audio))
-    return _finite(path, audio[start : start + samples]), rate
+    return require_finite(path, audio[start : start + samples]), rate

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 
-from data_util.errors import BadAudio, DataMissing
+from data_util.errors import DataMissing
 from data_util.events import N_CLASSES
+from data_util.stand_ins import StandIns
 from helpers.files import clip_id
 from helpers.predictions import StoredPredictions
 
@@ -81,8 +82,6 @@ class Clips(Dataset):
     """
 
     def __init__(self, files, source, valid, reader, grid, labels=None, pseudo=None, on_bad_audio="raise", table=None):
-        if on_bad_audio not in ("raise", "skip"):
-            raise ValueError(f"training.on_bad_audio is '{on_bad_audio}', expected 'raise' or 'skip'")
         self.files = list(files)
         self.source = int(source)
         self.valid = torch.as_tensor(valid)
@@ -90,11 +89,9 @@ class Clips(Dataset):
         self.grid = grid
         self.labels = labels
         self.pseudo = pseudo
-        self.skip_bad = on_bad_audio == "skip"
+        self.stand_ins = StandIns(len(self.files), on_bad_audio, "training.on_bad_audio")
         self.table = table
         self._pseudo_rows = pseudo.rows(self.clip_ids) if pseudo is not None else None
-        # Shared with loader processes: what one of them found out, the others need neither decode nor report.
-        self._bad = torch.zeros(len(self.files), dtype=torch.bool).share_memory_()
 
     @property
     def clip_ids(self):
@@ -106,8 +103,11 @@ class Clips(Dataset):
 
     def __getitem__(self, item):
         index, key = index_and_key(item)
-        rng = generator(key, CROP) if self.pseudo is None else None
-        index, (audio, start) = self._read(index, rng)
+
+        def read(clip):
+            return self.reader(self.files[clip], generator(key, CROP) if self.pseudo is None else None)
+
+        index, (audio, start) = self.stand_ins.read(index, read, self.files[index])
         strong, weak = self._targets(index, start)
         pseudo = self.pseudo.read(self._pseudo_rows[index]) if self.pseudo is not None else torch.zeros_like(strong)
         return {
@@ -126,21 +126,6 @@ class Clips(Dataset):
             return torch.zeros(classes, self.grid.n_frames), torch.zeros(classes)
         strong, weak = self.labels(index, start)
         return torch.from_numpy(strong), torch.from_numpy(weak)
-
-    def _read(self, index, rng):
-        """Waveform of that clip, or of the next one that can be read; with its index."""
-        index = index % len(self)
-        if not self.skip_bad:
-            return index, self.reader(self.files[index], rng)
-        for other in (*range(index, len(self)), *range(index)):
-            if self._bad[other]:
-                continue
-            try:
-                return other, self.reader(self.files[other], rng)
-            except BadAudio as error:
-                self._bad[other] = True
-                logger.warning("%s; skipped, another clip stands in for it", error)
-        raise BadAudio(f"none of the {len(self)} clips can be read, among them {self.files[index]}")
 
 
 class Concat(ConcatDataset):

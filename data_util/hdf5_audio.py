@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 # Shared with the reading of files: what counts as broken must not depend on where the bytes lie.
-from data_util.audio import _check_length, _finite, _minimp3, _promised, _reason
+from data_util.audio import check_length, minimp3, promised_samples, reason_of, require_finite
 from data_util.errors import BadAudio, DataMissing, TableError
 
 ENTRIES = ("audio_name", "mp3", "target")
@@ -124,20 +124,20 @@ def decode_bytes(name, data, crop=None):
     Raises:
         BadAudio: it cannot be decoded, ends early, or is shorter than 0.1 s.
     """
-    if _minimp3() and _is_mp3(data):
+    if minimp3() and _is_mp3(data):
         return _decode_mp3(name, data, crop)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, total = file.samplerate, file.frames
-            _check_length(name, total, rate, _promised(file))
+            check_length(name, total, rate, promised_samples(file))
             start, samples = crop(total, rate) if crop else (0, total)
             if start:
                 file.seek(start)
             audio = file.read(samples, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
-        raise BadAudio(f"{name}: not readable as audio ({_reason(error)})") from None
-    _check_length(name, start + len(audio), rate, start + samples)
-    return _finite(name, audio), rate
+        raise BadAudio(f"{name}: not readable as audio ({reason_of(error)})") from None
+    check_length(name, start + len(audio), rate, start + samples)
+    return require_finite(name, audio), rate
 
 
 def packed_columns(classes):
@@ -182,16 +182,16 @@ def _is_mp3(data):
 
 def _decode_mp3(name, data, crop):
     """By minimp3, which decodes no more than is asked for."""
-    minimp3py = _minimp3()
+    minimp3py = minimp3()
     broken = (RuntimeError, ValueError, TypeError, getattr(minimp3py, "Mp3Error", RuntimeError))
     try:
         total, _, rate = minimp3py.probe(data)
-        _check_length(name, total, rate, total)
+        check_length(name, total, rate, total)
         start, samples = crop(total, rate) if crop else (0, total)
         audio, _ = minimp3py.read(data, start=start, length=samples)
     except BadAudio:  # a ValueError, too
         raise
     except broken as error:
         raise BadAudio(f"{name}: not readable as audio ({error})") from None
-    _check_length(name, start + len(audio), rate, start + samples)
-    return _finite(name, audio), rate
+    check_length(name, start + len(audio), rate, start + samples)
+    return require_finite(name, audio), rate

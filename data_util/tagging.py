@@ -92,7 +92,7 @@ def training_set(
         subset: of AudioSet: "balanced", "unbalanced" or "full" (balanced before unbalanced).
         test_share, split_seed, classes: of ``folder``, see :func:`data_util.folders.folder`.
         cache_path: folder in which decoded and resampled audio files are kept; None decodes them in every epoch.
-        on_bad_audio: "skip" clips that cannot be decoded, or "raise", see :class:`data_util.tagging_clips.StandIns`.
+        on_bad_audio: "skip" clips that cannot be decoded, or "raise", see :class:`data_util.stand_ins.StandIns`.
         gain_augment: dB, from minus this up to one less, as published; 0: none.
         roll: shift clips cyclically by up to 4000 samples.
         wavmix, wavmix_p: mix clips with others of the set, with that probability.

@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 
 from data_util.audio import crop_start, decode, pad_or_crop, to_float
 from data_util.clips import CROP, generator, index_and_key
-from data_util.errors import BadAudio
+from data_util.stand_ins import StandIns
 
 logger = logging.getLogger(__name__)
 
@@ -116,48 +116,6 @@ def _resampled_part(start, samples, rate, sample_rate):
     return first * step, (last - first) * step, start - first * new_step
 
 
-class StandIns:
-    """What happens to clips that cannot be read: an error, or the next good clip stands in for each.
-
-    Args:
-        count: number of clips.
-        policy: "raise" or "skip"; the config entry ``on_bad_audio``.
-
-    Raises:
-        ValueError: another policy.
-    """
-
-    def __init__(self, count, policy):
-        if policy not in ("raise", "skip"):
-            raise ValueError(f"data.on_bad_audio is '{policy}', expected 'raise' or 'skip'")
-        self.skip = policy == "skip"
-        # Shared with loader processes: what one of them found out, the others need neither decode nor report.
-        self.bad = torch.zeros(count, dtype=torch.bool).share_memory_()
-
-    def read(self, index, read):
-        """``read(index)``, or that of the next clip that can be read.
-
-        Returns:
-            the index that was read, and what ``read`` returned.
-
-        Raises:
-            BadAudio: the clip cannot be read and the policy is "raise"; or no clip can be read.
-        """
-        count = len(self.bad)
-        index = range(count)[index]
-        if not self.skip:
-            return index, read(index)
-        for other in (*range(index, count), *range(index)):
-            if self.bad[other]:
-                continue
-            try:
-                return other, read(other)
-            except BadAudio as error:
-                self.bad[other] = True
-                logger.warning("%s; skipped, another clip stands in for it", error)
-        raise BadAudio(f"none of the {count} clips can be read")
-
-
 class TaggingClips(Dataset):
     """Clips of one data set, see the module's text for the samples.
 
@@ -172,7 +130,7 @@ class TaggingClips(Dataset):
         multi_label: whether a clip may have none or several of the classes.
         sample_rate: Hz.
         clip_length: seconds; None for recordings at their full lengths, one per batch.
-        on_bad_audio: "raise" or "skip", see :class:`StandIns`.
+        on_bad_audio: "raise" or "skip", see :class:`data_util.stand_ins.StandIns`.
 
     Raises:
         FileNotFoundError, BadAudio: from item access, see :func:`data_util.audio.read`.
@@ -193,7 +151,7 @@ class TaggingClips(Dataset):
         self.multi_label = multi_label
         self.sample_rate = sample_rate
         self.samples = None if clip_length is None else round(clip_length * sample_rate)
-        self.stand_ins = StandIns(len(audio), on_bad_audio)
+        self.stand_ins = StandIns(len(audio), on_bad_audio, "data.on_bad_audio")
 
     def __len__(self):
         return len(self.audio)

@@ -197,7 +197,7 @@ def test_minimp3_is_used_when_it_is_there(tmp_path, monkeypatch):
             raise RuntimeError("no frames")
         return x[:, None], RATE
 
-    monkeypatch.setattr(audio_module, "_minimp3", lambda: types.SimpleNamespace(read=decode_bytes))
+    monkeypatch.setattr(audio_module, "minimp3", lambda: types.SimpleNamespace(read=decode_bytes))
     path = tmp_path / "a.mp3"
     path.write_bytes(b"frames")
     np.testing.assert_array_equal(read(path, RATE), x)

@@ -27,7 +27,7 @@ def decoder(request, monkeypatch):
     if request.param == "minimp3":
         pytest.importorskip("minimp3py")
     else:
-        monkeypatch.setattr(hdf5_audio, "_minimp3", lambda: None)
+        monkeypatch.setattr(hdf5_audio, "minimp3", lambda: None)
     return request.param
 
 
@@ -88,7 +88,7 @@ def test_minimp3_decodes_only_what_is_asked_for(monkeypatch):
         return x[start : start + length], RATE
 
     fake = types.SimpleNamespace(probe=lambda data: (len(x), 1, RATE), read=read)
-    monkeypatch.setattr(hdf5_audio, "_minimp3", lambda: fake)
+    monkeypatch.setattr(hdf5_audio, "minimp3", lambda: fake)
     samples, rate = decode_bytes("a.mp3", b"ID3 frames", lambda total, rate: (total - 4000, 4000))
     np.testing.assert_array_equal(samples, x[-4000:])
     assert rate == RATE
