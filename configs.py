@@ -16,6 +16,7 @@ PREDICTIONS = f"{RESOURCES_PATH}/predictions"
 
 RELEASE = "https://github.com/CPJKU/cpjku_dcase24/releases/download/files"
 TAGGING_RELEASE = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1"
+STRONG_RELEASE = "https://github.com/fschmid56/PretrainedSED/releases/download/v0.0.1"
 
 # Checkpoints that only a plugin's table names, by its config section.
 RELEASES = {
@@ -23,7 +24,7 @@ RELEASES = {
     "dymn": TAGGING_RELEASE,
     "cnn14": "https://zenodo.org/record/3987831/files",
     "cnn14_clotho": "https://zenodo.org/record/7752975/files",
-    "frame_mn": "https://github.com/fschmid56/PretrainedSED/releases/download/v0.0.1",
+    **dict.fromkeys(("atst_frame", "fpasst", "beats", "m2d", "asit", "frame_mn"), STRONG_RELEASE),
 }
 
 # name: (path below the resources folder, address); an archive unpacks into the folder that its path names

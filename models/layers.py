@@ -58,6 +58,26 @@ class BiGRU(nn.Module):
         return self.rnn(x)[0]
 
 
+class BiLSTM(nn.Module):
+    """Bidirectional LSTM and a linear layer, [batch, time, n_in] -> [batch, time, n_out].
+
+    Args:
+        n_in: features of a frame.
+        n_hidden: units each way.
+        n_out: features that come out.
+        num_layers: stacked layers.
+        dropout: between the layers.
+    """
+
+    def __init__(self, n_in, n_hidden, n_out, num_layers=2, dropout=0.0):
+        super().__init__()
+        self.rnn = nn.LSTM(n_in, n_hidden, num_layers, batch_first=True, bidirectional=True, dropout=dropout)
+        self.embedding = nn.Linear(2 * n_hidden, n_out)
+
+    def forward(self, x):
+        return self.embedding(self.rnn(x)[0])
+
+
 def pool_time(x, length):
     """Adaptive average pooling of [batch, time, dim] to ``length`` frames; the input itself when it has them."""
     if x.shape[1] == length:

@@ -1,5 +1,7 @@
 """Pre-norm transformer blocks (Dosovitskiy et al., ICLR 2021), and helpers that the transformer plugins share."""
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -49,6 +51,35 @@ class Block(nn.Module):
     def forward(self, x):
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
+
+
+class PatchTransformer(nn.Module):
+    """Square patches of one channel behind a class token; how positions are laid out is the caller's matter.
+
+    Args:
+        dim: width.
+        depth: blocks.
+        num_heads: attention heads.
+        positions: entries of the position table, without that of the class token, which comes first.
+        patch: rows and columns of a patch.
+    """
+
+    def __init__(self, dim, depth, num_heads, positions, patch=16):
+        super().__init__()
+        self.cls_token = random_embedding(1, 1, dim)
+        self.pos_embed = random_embedding(1, 1 + positions, dim)
+        self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Conv2d(1, dim, patch, stride=patch)))
+        self.blocks = nn.ModuleList(Block(dim, num_heads, qkv_bias=True) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.apply(init_weights)
+
+    def forward(self, patches, positions, checkpointing=False):
+        """Patches [batch, tokens, dim] with their positions [1, tokens, dim] -> [batch, 1 + tokens, dim]."""
+        first = self.cls_token + self.pos_embed[:, :1]
+        x = torch.cat([first.expand(len(patches), -1, -1), patches + positions], dim=1)
+        for block in self.blocks:
+            x = run_block(block, x, checkpointing=checkpointing)
+        return self.norm(x)
 
 
 def run_block(block, *inputs, checkpointing):

@@ -35,6 +35,8 @@ TINY = {
         "encoder_ffn_embed_dim": 64,
         "encoder_attention_heads": 2,
     },
+    "m2d": {"embed_dim": 32, "depth": 2, "num_heads": 2},
+    "asit": {"embed_dim": 32, "depth": 2, "num_heads": 2},
     "cnn14": {"channels": [4, 4, 8, 8, 8, 16], "dropout": 0.0},
     "cnn14_clotho": {"channels": [4, 4, 8, 8, 8, 16], "dropout": 0.0},
 }
@@ -354,7 +356,7 @@ def test_table_lists_every_architecture_in_time():
     assert result.returncode == 0, result.stderr
     header, *rows = result.stdout.splitlines()
     assert header.split() == ["arch", "M", "parameters", "kHz", "embedding", "checkpoints"]
-    assert [row.split()[0] for row in rows] == models.names()
+    assert [row.split()[0] for row in rows if not row.startswith(" ")] == models.names()  # long lists are folded
     published = next(row for row in rows if row.startswith("mn10_as "))
     assert published.split() == ["mn10_as", "4.88", "32", "960", "mn10_as"]
 

@@ -3,6 +3,7 @@
 from models.atst_frame.net import AtstFrame
 from models.frontends import AtstMel
 from models.registry import Architecture, Checkpoint, register
+from models.strong import published
 
 ATTENTION = r"^att_linear_layer\."
 HEAD = (r"^head_linear_layer\.", ATTENTION)
@@ -43,6 +44,7 @@ CHECKPOINTS = {
     ),
     "atst_stage1": _stage("atst_stage1"),
     "atst_stage2": _stage("atst_stage2"),
+    **published("ATST-F", ignored=(r"^model\.atst_mel\.",)),
 }
 
 register(

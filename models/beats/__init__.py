@@ -5,6 +5,7 @@ from types import MappingProxyType
 from models.beats.net import Beats
 from models.frontends import BeatsFbank
 from models.registry import Architecture, Checkpoint, register
+from models.strong import published
 
 HEAD = (r"^head_linear_layer\.", r"^att_linear_layer\.")
 # Names of the weight-normed convolution before torch 2.0.
@@ -39,6 +40,7 @@ CHECKPOINTS = {
     ),
     "beats_stage1": _stage("beats_stage1"),
     "beats_stage2": _stage("beats_stage2"),
+    **published("BEATs", (r"^model\.beats\.", "model.model."), *WEIGHT_NORM),
 }
 
 register(

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from models.fpasst.net import FPaSST, from_deit
 from models.frontends import KaldiMel
 from models.registry import Architecture, Checkpoint, register
+from models.strong import published
 
 HEAD = r"^head_linear_layer\."
 ATTENTION = r"^att_linear_layer\."
@@ -53,6 +54,7 @@ CHECKPOINTS = {
         rename=((r"^", "model."),),
         missing=(r"^model\.conv_in_", HEAD, ATTENTION),
     ),
+    **published("fpasst", (r"^model\.fpasst\.", "model."), mel={**MEL, "fmin_aug_range": 10}),
 }
 
 register(
