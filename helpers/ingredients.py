@@ -52,7 +52,8 @@ class Section(Ingredient):
     """
 
     def __init__(self, name, *targets, **deviations):
-        super().__init__(name)
+        # Sacred would look for the caller on the stack and ask git, which takes a tenth of a second per section.
+        super().__init__(name, _caller_globals=globals(), save_git_info=False)
         self.targets = [target for target in targets if callable(target)]
         self.entries = {}
         for target in targets:

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from helpers import storing
-from helpers.predictions import Partial, open_predictions
+from helpers.predictions import Partial, StoredPredictions
 from helpers.storing import store
 
 ROOT = Path(__file__).parents[1]
@@ -117,7 +117,7 @@ def path(tmp_path):
 def test_contents(path):
     model = Tiny().eval()
     run(path, model)
-    stored = open_predictions(path, FRAMES, CLASSES)
+    stored = StoredPredictions(path, FRAMES, CLASSES)
     assert stored.clips == tuple(clip(i) for i in range(22))
     with torch.no_grad():
         expected = torch.cat([model({"audio": Noise(22)[i]["audio"][None]}) for i in range(22)])
@@ -131,7 +131,7 @@ def test_mixed_precision(path):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = model({"audio": audio})
     assert expected.dtype == torch.bfloat16
-    np.testing.assert_array_equal(open_predictions(path).logits(numbers), expected.half().float())
+    np.testing.assert_array_equal(StoredPredictions(path).logits(numbers), expected.half().float())
 
 
 def test_loader_processes(path, whole):
@@ -152,7 +152,7 @@ def test_nothing_to_do_starts_no_trainer(path, whole, monkeypatch):
     last = path.with_name("last.hdf5")
     partial(last, clips=1).put(0, np.ones((1, FRAMES, CLASSES)))
     run(last, clips=1)  # all that was left was to finish it
-    assert (open_predictions(last).logits([0]) == 1).all()
+    assert (StoredPredictions(last).logits([0]) == 1).all()
     assert sorted(file.name for file in path.parent.iterdir()) == ["devtest.hdf5", "last.hdf5"]
 
 
