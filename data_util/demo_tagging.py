@@ -35,7 +35,7 @@ CLASSES = (
     "wind_blowing",
 )
 SECONDS = 4.0
-RECIPE = Recipe(duration=SECONDS, sample_rate=32000, seconds=(1.0, 3.0), snr=(8.0, 20.0), max_overlap=2, filter_p=0.3)
+RECIPE = Recipe(duration=SECONDS, sample_rate=16000, seconds=(1.0, 3.0), snr=(8.0, 20.0), max_overlap=2, filter_p=0.3)
 SIZES = {"train": 480, "test": 160}
 SOUNDS_PER_CLIP = (1, 3)
 STREAM = 201  # entropy beside the numbers of the parts of other demo data

@@ -120,7 +120,7 @@ def test_contents(path):
     stored = StoredPredictions(path, FRAMES, CLASSES)
     assert stored.clips == tuple(clip(i) for i in range(22))
     with torch.no_grad():
-        expected = torch.cat([model({"audio": Noise(22)[i]["audio"][None]}) for i in range(22)])
+        expected = torch.cat([model(Noise(22)[i]["audio"][None]) for i in range(22)])
     np.testing.assert_allclose(stored.logits(slice(None)), expected, rtol=1e-3, atol=1e-6)
 
 
@@ -129,7 +129,7 @@ def test_mixed_precision(path):
     model, numbers = Tiny().eval(), partial(path).batch(2)
     audio = torch.stack([Noise(22)[i]["audio"] for i in numbers])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        expected = model({"audio": audio})
+        expected = model(audio)
     assert expected.dtype == torch.bfloat16
     np.testing.assert_array_equal(StoredPredictions(path).logits(numbers), expected.half().float())
 
