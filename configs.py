@@ -133,3 +133,58 @@ DEMO = {
     "mix_augment": {"apply_mixup": False, "apply_mixstyle": False},
     "filter_augment": {"apply": 0},
 }
+
+# -- audio tagging ----------------------------------------------------------------------------------------------------
+
+# Where the data sets are unless data.root says something else, each in a folder of its own name.
+DATA_PATH = os.environ.get("DATA_PATH", "data")
+
+# The logits of nine PaSST models for AudioSet, and the rows of its clips, in TAGGING_RELEASE.
+TEACHER = {
+    "teacher_preds": f"{RESOURCES_PATH}/passt_enemble_logits_mAP_495.npy",
+    "fname_to_index": f"{RESOURCES_PATH}/fname_to_index.pkl",
+}
+
+# The published recipes, as named configs. What a recipe does to the clips stands with the data set, in
+# data_util.tagging. Small rates are for pretrained weights, the published --pretrained; AudioSet is trained from random
+# weights, or with pretrained_name=mn10_im from those of ImageNet.
+TAGGING = {
+    "audioset": {
+        "data": {"batch_size": 120, **TEACHER},
+        "trainer": {"max_epochs": 200},
+        "optimizer": {"lr": 8e-4, "warm_up_len": 8, "ramp_down_start": 80, "ramp_down_len": 95},
+        "kd": {"kd_lambda": 0.1},
+    },
+    "fsd50k": {"pretrained_name": "own", "optimizer": {"lr": 7e-5}, "validate_on": "val"},
+    "esc50": {"pretrained_name": "own", "optimizer": {"lr": 6e-5}, "data": {"batch_size": 128}},
+    "dcase20": {"pretrained_name": "own", "optimizer": {"lr": 8e-4}},
+    "openmic": {"pretrained_name": "own", "optimizer": {"lr": 1e-5}},
+    "folder": {"pretrained_name": "own", "optimizer": {"lr": 6e-5}, "data": {"batch_size": 32}},
+}
+# The published variant for several devices: `with audioset pl_audioset`.
+PL_AUDIOSET = {
+    "trainer": {"devices": 4, "precision": "16-mixed"},
+    "optimizer": {"lr": 3e-3, "weight_decay": 1e-4},
+}
+
+# The named config `demo` of ex_audioset: a network of 58 000 weights which two CPU cores train from random values in
+# two minutes, on clips at 16 kHz.
+TAGGING_DEMO = {
+    "seed": 1,
+    "dataset": "folder",
+    "arch": "mn01_as",
+    "test_untrained": True,
+    "demo": {"enabled": True},
+    "data": {"sample_rate": 16000, "clip_length": 4.0, "batch_size": 16, "num_workers": 0, "roll": True},
+    "mn_mel": {
+        "sr": 16000,
+        "n_fft": 512,
+        "win_length": 512,
+        "hopsize": 256,
+        "n_mels": 64,
+        "fmax_aug_range": 1000,
+    },
+    "augment": {"mixup_alpha": 0.0},
+    "trainer": {"max_epochs": 40, "check_val_every_n_epoch": 10},
+    "optimizer": {"lr": 8e-3, "warm_up_len": 2, "ramp_down_start": 20, "ramp_down_len": 19},
+}
