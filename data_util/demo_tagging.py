@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from data_util.classes import DESED_CLASSES
-from data_util.demo import find_sounds
+from data_util.demo import demo_folder, find_sounds
 from data_util.demo_parts import NOTES, _make_clip, deal, spread
 from data_util.output import claim, write_json
 from data_util.soundscapes import Job, Recipe, cpus, generator, in_parallel
@@ -39,6 +39,21 @@ RECIPE = Recipe(duration=SECONDS, sample_rate=16000, seconds=(1.0, 3.0), snr=(8.
 SIZES = {"train": 480, "test": 160}
 SOUNDS_PER_CLIP = (1, 3)
 STREAM = 201  # entropy beside the numbers of the parts of other demo data
+
+
+def with_demo(entries, enabled=False, root="resources/demo", sources=None, seed=0) -> dict:
+    """Entries of the config section ``data``, with the folder of the demo data where they are asked for.
+
+    Args:
+        entries: of that section.
+        enabled: whether to make the demo data, unless they are there, and to use them.
+        root: they go to a folder below its folder ``tagging``.
+        sources, seed: see :func:`make_demo_tagging`.
+    """
+    if not enabled:
+        return dict(entries)
+    folder = demo_folder(f"{root}/tagging", sources, seed)
+    return {**entries, "root": make_demo_tagging(folder, sources, seed)}
 
 
 def make_demo_tagging(folder, sources=None, seed=0, workers=None) -> str:

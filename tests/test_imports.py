@@ -22,7 +22,9 @@ LIGHTNING_IN = {
     "helpers/logger.py",
     "helpers/mean_teacher.py",
     "helpers/runs.py",
+    "helpers/seeded.py",
     "helpers/storing.py",
+    "helpers/tagging.py",
     *(f"{script}.py" for script in SCRIPTS),
 }
 SACRED_IN = {"helpers/ingredients.py", *(f"{script}.py" for script in SCRIPTS)}

@@ -1,0 +1,198 @@
+"""Audio tagging: efficient convolutional networks, or any other architecture, on AudioSet and smaller data sets.
+
+    python -m ex_audioset with demo
+    python -m ex_audioset with esc50 data.root=DIR data.fold=1 arch=mn10_as
+    python -m ex_audioset with folder data.root=DIR
+    python -m ex_audioset evaluate | esc50_cv | check_data | print_config
+
+Schmid et al., "Efficient Large-Scale Audio Tagging via Transformer-to-CNN Knowledge Distillation", ICASSP 2023, and
+"Dynamic Convolutional Neural Networks as Efficient Pre-Trained Audio Models", TASLP 2024.
+"""
+
+from contextlib import suppress
+from functools import partial
+
+import lightning as L
+import rich
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.data import DataLoader
+
+import configs
+import models
+from data_util.demo_tagging import with_demo
+from data_util.listings import ESC50_FOLDS
+from data_util.tagging import DATASETS, evaluation_set, training_set
+from data_util.tagging_checks import check
+from data_util.tagging_clips import clips_of, report_unreadable
+from data_util.tagging_roles import SAMPLING, chosen, make_loaders, make_sets
+from helpers import logger, report, runs
+from helpers.checkpoints import load_exact
+from helpers.ingredients import Scripted, Section, plain
+from helpers.tagging import Augmentation, TaggingModule, best_is_tested, keep
+from helpers.tagging_losses import Distillation, Objective
+from helpers.tagging_metrics import TaggingMetrics
+from helpers.tagging_report import over_folds, show, show_folds
+from helpers.tagging_schedules import make_optimizer, make_schedule
+from helpers.tagging_settings import content_of_run, require_classes, with_settings_of_run
+from models.tagging import build_tagger, load_tagger
+
+trainer = Section(
+    "trainer", L.Trainer, runs.TRAINER_EXTRAS,
+    devices=1, precision="32-true", max_epochs=80, benchmark=True, num_sanity_val_steps=0,
+    default_root_dir="./outputs", accumulate_grad_batches=1, reload_dataloaders_every_epoch=False,
+)  # fmt: skip
+wandb = Section("wandb", logger.wandb_logger, project="audio_tagging", tags=[])
+data = Section("data", training_set, evaluation_set, SAMPLING, DataLoader, batch_size=64, num_workers=12)
+augment = Section("augment", Augmentation)
+kd = Section("kd", Distillation)
+loss = Section("loss", {"masked_mean": "annotated"})
+optimizer = Section("optimizer", make_optimizer, make_schedule)
+demo = Section("demo", with_demo)
+plugins = [Section(name, entries) for name, entries in models.sections().items()]
+ex = Scripted("ex_audioset", [trainer, wandb, data, augment, kd, loss, optimizer, demo, *plugins])
+
+
+@ex.config
+def settings():
+    dataset = None  # audioset, fsd50k, esc50, dcase20, openmic or folder: `with esc50` sets it and the published recipe
+    arch = "mn10_as"  # python -m models lists all
+    pooling = None  # "mean" or "attention": over the frame embeddings, in place of the network's own classifier
+    pretrained_name = None  # "own": the published weights of arch; another published name; a file; None: random weights
+
+    validate_on = "test"  # part of the data set after every epoch; "val" where it has one
+    test_checkpoint = "last"  # as published, or "best" on that part
+    test_untrained = False  # also test the network before training
+
+    ckpt_path = None  # go on from this checkpoint; "last": from the newest one of the runs called wandb.name
+    save_as = None  # also keep the tested checkpoint as resources/pretrained_models/<save_as>.ckpt
+    compile = False  # torch.compile
+    rank = 0  # number of this machine of trainer.num_nodes, where no launcher tells
+
+
+def recipe(name):
+    """The named config of a data set: the published training."""
+    published, entry = configs.TAGGING[name], DATASETS[name]
+    clips = {"root": f"{configs.DATA_PATH}/{name}", **entry.published, **entry.sampling, **published.get("data", {})}
+    return plain({"dataset": name, **published, "data": clips})
+
+
+for name in configs.TAGGING:
+    ex.add_named_config(name, recipe(name))
+ex.add_named_config("pl_audioset", plain(configs.PL_AUDIOSET))
+ex.add_named_config("demo", plain(configs.TAGGING_DEMO))
+
+
+def make_module(config, teaching, clips, content=None):
+    """The network with its weights, and how it is trained and evaluated.
+
+    Args:
+        config: of the run.
+        teaching: the weights of labels and teacher.
+        clips: of the test.
+        content: of the weights file of a run, where the weights are evaluated as they are.
+    """
+    name, dataset = config["pretrained_name"], config["dataset"]
+    mel, tagger = build_tagger(config["arch"], config, len(clips.classes), config["pooling"])
+    mel.input_rate = clips.sample_rate
+    loaded = load_tagger(tagger, config["arch"], name, configs.RESOURCES_PATH)
+    if content is not None:
+        require_classes(name, loaded, content, clips.classes, dataset)
+    if config["compile"]:
+        tagger.tag = torch.compile(tagger.tag)
+    objective = Objective(clips.multi_label, teaching, **config["loss"])
+    metrics = {
+        role: TaggingMetrics(clips.classes, clips.multi_label, objective.masked_mean, f"{dataset} {role}")
+        for role in ("validation", "test")
+    }
+    return TaggingModule(
+        mel, tagger, Augmentation(**config["augment"]), objective,
+        partial(optimizer, target=make_optimizer), partial(optimizer, target=make_schedule),
+        metrics, clips.classes, config["seed"], config,
+    )  # fmt: skip
+
+
+def run(config, train=True):
+    """Trains and tests, or goes on where ``ckpt_path`` ends; without ``train``, tests the weights as they are.
+
+    Returns:
+        the values of the test by name.
+    """
+    runs.start(config["rank"])
+    content = content_of_run(config["pretrained_name"])
+    config = with_settings_of_run(config, ex.given, content, models.sections(), train)
+    root, project, name = config["trainer"]["default_root_dir"], config["wandb"]["project"], config["wandb"]["name"]
+    ckpt_path = logger.resume_from(config["ckpt_path"], root, project, name) if train else None
+    folder = logger.run_folder(root, project, name, resumed=ckpt_path)
+    resumed = runs.read_checkpoint(ckpt_path)
+    config["seed"] = resumed.get("config", {}).get("seed", config["seed"])
+    kept = train and config["save_as"] and f"{configs.PRETRAINED}/{config['save_as']}.ckpt"
+    if kept:
+        runs.require_own(kept)
+    monitor = best_is_tested(config)
+    L.seed_everything(config["seed"], verbose=False)
+    teaching, entries = Distillation(**config["kd"]), with_demo(config["data"], **config["demo"])
+    sets = make_sets(config["dataset"], entries, train, config["validate_on"], teaching.weights[1] > 0)
+    module = make_module(config, teaching, clips_of(sets["test"]), None if train else content)
+    if resumed:
+        load_exact(module, resumed["state_dict"], name=str(ckpt_path))
+
+    online = logger.wandb_logger(folder, config, **config["wandb"])
+    loggers = logger.loggers(folder, online, resumed.get("global_step", 0))
+    lightning = runs.make_trainer(config["trainer"], folder, loggers, monitor and module.headline)
+    runs.write_summary(module, folder, config["trainer"]["weights_summary"])
+    loaders = make_loaders(sets, entries, config["seed"], not config["trainer"]["reload_dataloaders_every_epoch"])
+    results = runs.course(
+        lightning, module, runs.Loaders(*loaders), ckpt_path=ckpt_path, train=train,
+        untrained=train and config["test_untrained"],
+    )  # fmt: skip
+    if kept:
+        keep(lightning, folder, kept)
+    if lightning.is_global_zero and results["trained"]:
+        for part in sets.values():
+            report_unreadable(part)
+        show(results, module.evaluation["test"], folder, f"{config['dataset']} {entries['split']}")
+    if online:
+        online.experiment.finish()
+    return results["trained"]
+
+
+@ex.command(unobserved=True)
+def evaluate(_config):
+    """Tests published weights, or those of a run (pretrained_name=FILE), on a data set."""
+    config = plain(_config)
+    if config["pretrained_name"] is None and "pretrained_name" not in ex.given:
+        config["pretrained_name"] = "own"  # the recipe trains from random weights
+    run(config, train=False)
+
+
+@ex.command
+def esc50_cv(_config):
+    """All five folds of ESC-50; their runs are called <wandb.name>-fold1 and so on."""
+    config = plain(_config)
+    if config["dataset"] != "esc50" or config["ckpt_path"] not in (None, "last"):
+        raise ValueError("esc50_cv: expected `esc50_cv with esc50`, and to go on with it nothing but ckpt_path=last")
+    root, project = config["trainer"]["default_root_dir"], config["wandb"]["project"]
+    name, folds = config["wandb"]["name"] or "esc50_cv", {}
+    for fold in range(1, ESC50_FOLDS + 1):
+        run_name, ckpt_path = f"{name}-fold{fold}", None
+        with suppress(FileNotFoundError):  # a fold that has not begun
+            ckpt_path = logger.resume_from(config["ckpt_path"], root, project, run_name)
+        changes = {"data": {**config["data"], "fold": fold}, "wandb": {**config["wandb"], "name": run_name}}
+        folds[f"fold {fold}"] = run({**config, **changes, "ckpt_path": ckpt_path and str(ckpt_path)})
+    table = over_folds(folds)
+    rank_zero_only(show_folds)(table, logger.run_folder(root, project, name))
+    return table["mean"]["test/accuracy"]
+
+
+@ex.command(unobserved=True)
+def check_data(_config):
+    """Compares the parts of a data set that are there with what is published."""
+    config = plain(_config)
+    entries = with_demo(config["data"], **config["demo"])
+    rich.print(report.checks_table(check(config["dataset"], **chosen(entries, evaluation_set))))
+
+
+@ex.automain
+def main(_config):
+    return run(plain(_config))

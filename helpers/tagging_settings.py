@@ -1,0 +1,77 @@
+"""Taggers of our own runs: their settings, and whether their classes are those of a data set."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from helpers.checkpoints import Loaded, config_of_run, read
+
+
+def content_of_run(name) -> dict:
+    """What the weights file ``name`` of one of our runs holds; empty where it is none."""
+    if name is None or not Path(name).is_file():
+        return {}
+    content = read(name)
+    return content if "tagger" in content and config_of_run(content) else {}
+
+
+def with_settings_of_run(
+    config: Mapping, given: Collection[str], content: Mapping, sections: Collection[str], train: bool = False
+) -> dict:
+    """A config in which all that the user left open is as the tagger of a run was trained.
+
+    That is: the architecture, its sections and the sample rate; to evaluate it also the length of clips, the classes
+    of a ``folder`` and, where no data set is chosen, the data.
+
+    Args:
+        config: of this run.
+        given: dotted names of the entries that the user set.
+        content: of the weights file, see :func:`content_of_run`; empty leaves everything as it is.
+        sections: names of the sections of all architectures.
+        train: whether that tagger is where a training starts.
+
+    Returns:
+        the config; ``config`` is left as it is.
+
+    Raises:
+        ValueError: another architecture is asked for than that of the file.
+    """
+    theirs = config_of_run(content)
+    if not theirs:
+        return dict(config)
+    if "arch" in given and config["arch"] != theirs["arch"]:
+        file = config["pretrained_name"]
+        raise ValueError(f"{file} is for arch={theirs['arch']}, but arch={config['arch']} is asked for")
+    result = {**config, "arch": theirs["arch"], "pooling": theirs["pooling"]}
+    data = {"sample_rate": theirs["data"]["sample_rate"]}
+    if not train:
+        data["clip_length"] = theirs["data"]["clip_length"]
+        if config["dataset"] == "folder":
+            data["classes"] = content["classes"]
+        elif config["dataset"] is None:
+            data = theirs["data"]
+            result |= {"dataset": theirs["dataset"], "demo": theirs["demo"]}
+    taken = {name: theirs.get(name, {}) for name in sections}
+    for section, entries in {**taken, "data": data}.items():
+        kept = {entry: value for entry, value in entries.items() if f"{section}.{entry}" not in given}
+        result[section] = {**config[section], **kept}
+    return result
+
+
+def require_classes(name, loaded: Loaded | None, content: Mapping, classes: Sequence[str], dataset: str):
+    """Raises ValueError where a tagger to be evaluated was not trained for the classes of a data set.
+
+    Args:
+        name: of the weights.
+        loaded: what was loaded of them.
+        content: see :func:`content_of_run`.
+        classes: of the data set.
+        dataset: its name.
+    """
+    if loaded is None:
+        raise ValueError("pretrained_name is None, expected the weights that are to be evaluated")
+    theirs = content.get("classes", classes)
+    if loaded.left or len(theirs) != len(classes):
+        raise ValueError(f"{name} was trained for other classes than the {len(classes)} of {dataset}")
+    for number, (one, other) in enumerate(zip(theirs, classes)):
+        if one != other:
+            raise ValueError(f"{name}: class {number} is '{one}', but '{other}' in {dataset}")
