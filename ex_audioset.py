@@ -97,7 +97,7 @@ def make_module(config, teaching, clips, content=None):
     mel.input_rate = clips.sample_rate
     loaded = load_tagger(tagger, config["arch"], name, configs.RESOURCES_PATH)
     if content is not None:
-        require_classes(name, loaded, content, clips.classes, dataset)
+        require_classes(config["arch"] if name == "own" else name, loaded, content, clips.classes, dataset)
     if config["compile"]:
         tagger.tag = torch.compile(tagger.tag)
     objective = Objective(clips.multi_label, teaching, **config["loss"])

@@ -82,13 +82,14 @@ def plot_confusion(table, classes: Sequence[str], path) -> Path:
         path: PNG file to write.
     """
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
-    size = 3.5 + 0.2 * len(classes)
+    size = min(3.5 + 0.2 * len(classes), 24)
     figure = _figure(size + 0.8, size)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     names = [_plain(label) for label in classes]
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    if len(names) <= 100:  # of more, no label could be read
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set(xlabel="most probable class", ylabel="true class")
     if len(names) <= 20:
         for (row, column), count in np.ndenumerate(table):

@@ -8,13 +8,14 @@ import pytest
 import torch
 from sacred.arg_parser import get_config_updates
 
+import ex_audioset
 import ex_stage1
 import ex_stage2
 import models
 from models import registry
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-EXPERIMENTS = {"ex_stage1": ex_stage1.ex, "ex_stage2": ex_stage2.ex}
+EXPERIMENTS = {"ex_stage1": ex_stage1.ex, "ex_stage2": ex_stage2.ex, "ex_audioset": ex_audioset.ex}
 
 
 def blocks(language):
