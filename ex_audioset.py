@@ -3,7 +3,8 @@
     python -m ex_audioset with demo
     python -m ex_audioset with esc50 data.root=DIR data.fold=1 arch=mn10_as
     python -m ex_audioset with folder data.root=DIR
-    python -m ex_audioset evaluate | esc50_cv | check_data | print_config
+    python -m ex_audioset inference with arch=mn10_as audio_path=FILE_OR_FOLDER
+    python -m ex_audioset evaluate | esc50_cv | inference | embed | export | complexity | check_data | print_config
 
 Schmid et al., "Efficient Large-Scale Audio Tagging via Transformer-to-CNN Knowledge Distillation", ICASSP 2023, and
 "Dynamic Convolutional Neural Networks as Efficient Pre-Trained Audio Models", TASLP 2024.
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader
 
 import configs
 import models
+import taggers
 from data_util.demo_tagging import with_demo
 from data_util.listings import ESC50_FOLDS
 from data_util.tagging import DATASETS, evaluation_set, training_set
@@ -70,6 +72,20 @@ def settings():
     rank = 0  # number of this machine of trainer.num_nodes, where no launcher tells
 
 
+@ex.config
+def recordings():
+    audio_path = None  # of inference and embed: a file, a folder, or a list of them
+    ensemble = None  # networks in place of arch: architectures, published names of weights, files
+    window_size = None  # seconds; None: a recording in one pass
+    hop_length = None  # seconds from one window to the next; None: a quarter of the window
+    out = None  # file of the results: .csv, .json, .npz or .h5; of export: .onnx
+    plot = None  # folder of figures
+    backend = "torch"  # or "onnx", "openvino"
+    precision = "f32"  # or "bf16"
+    device = None  # of torch; None: the accelerator, where there is one
+    inference_batch_size = 8  # windows
+
+
 def recipe(name):
     """The named config of a data set: the published training."""
     published, entry = configs.TAGGING[name], DATASETS[name]
@@ -81,6 +97,7 @@ for name in configs.TAGGING:
     ex.add_named_config(name, recipe(name))
 ex.add_named_config("pl_audioset", plain(configs.PL_AUDIOSET))
 ex.add_named_config("demo", plain(configs.TAGGING_DEMO))
+taggers.add_commands(ex)
 
 
 def make_module(config, teaching, clips, content=None):

@@ -22,7 +22,7 @@ from helpers.tagging_losses import Objective
 log = logging.getLogger(__name__)
 
 # Entries of a checkpoint that are kept without the state of its training.
-KEPT = ("state_dict", "tagger", "classes", "config", "epoch", "global_step", "pytorch-lightning_version")
+KEPT = ("state_dict", "tagger", "classes", "multi_label", "config", "epoch", "global_step", "pytorch-lightning_version")
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class TaggingModule(SeededModule):
     def on_save_checkpoint(self, checkpoint):
         """Adds the weights by themselves, the classes and the config."""
         checkpoint["tagger"] = self.tagger.state_dict()
-        checkpoint["classes"] = self.classes
+        checkpoint["classes"], checkpoint["multi_label"] = self.classes, self.objective.multi_label
         checkpoint["config"] = self.run_config
 
 

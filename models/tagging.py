@@ -180,7 +180,7 @@ def load_tagger(tagger: Tagger, arch: str, pretrained_name: str | None, folder) 
         ValueError: unknown name, or a file that is damaged or does not fit; the message names it.
     """
     architecture = registry.get(arch)
-    path = _local_file(pretrained_name)
+    path = local_file(pretrained_name)
     if path is None:
         checkpoint = _registered(architecture, pretrained_name)
     else:
@@ -194,7 +194,7 @@ def load_tagger(tagger: Tagger, arch: str, pretrained_name: str | None, folder) 
     return load_pretrained(net, checkpoint, folder, prefix="model.")
 
 
-def _local_file(name) -> Path | None:
+def local_file(name) -> Path | None:
     """The file that a value of ``pretrained_name`` is; None for a published name, or none at all."""
     if name is None:
         return None

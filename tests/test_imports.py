@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in ROOT.glob("ex_*.py"))
-OURS = {"models", "data_util", "helpers", "configs", "stages", *SCRIPTS}
+OURS = {"models", "data_util", "helpers", "configs", "stages", "taggers", *SCRIPTS}
 ALLOWED = {
     "models": {"models", "helpers"},
     "data_util": {"data_util", "helpers"},
@@ -52,7 +52,7 @@ def test_imports_run_one_way(folder):
 
 
 def test_scripts_do_not_know_each_other():
-    for name in ("stages", *SCRIPTS):
+    for name in ("stages", "taggers", *SCRIPTS):
         others = set(SCRIPTS) - {name}
         assert not {module.split(".")[0] for module in imported(ROOT / f"{name}.py")} & others
 
@@ -79,7 +79,7 @@ def test_frameworks_stay_in_their_places():
             assert "sacred" not in tops or name in SACRED_IN, name
 
 
-@pytest.mark.parametrize("script", ["stages", *SCRIPTS])
+@pytest.mark.parametrize("script", ["stages", "taggers", *SCRIPTS])
 def test_scripts_are_short(script):
     assert len((ROOT / f"{script}.py").read_text().splitlines()) <= 300
 
