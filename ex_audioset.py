@@ -31,7 +31,7 @@ from data_util.tagging_roles import SAMPLING, chosen, make_loaders, make_sets
 from helpers import logger, report, runs
 from helpers.checkpoints import load_exact
 from helpers.ingredients import Scripted, Section, plain
-from helpers.tagging import Augmentation, TaggingModule, best_is_tested, keep
+from helpers.tagging import Augmentation, TaggingEnsemble, TaggingModule, best_is_tested, keep
 from helpers.tagging_losses import Distillation, Objective
 from helpers.tagging_metrics import TaggingMetrics
 from helpers.tagging_report import over_folds, show, show_folds
@@ -129,6 +129,16 @@ def make_module(config, teaching, clips, content=None):
     )  # fmt: skip
 
 
+def make_tested(config, clips):
+    """The network that is tested as it is, or the ensemble."""
+    members = []
+    for one in taggers.named(config, ex.given):
+        content = content_of_run(one["pretrained_name"])
+        one = with_settings_of_run(one, set(ex.given) - {"arch"}, content, models.sections())
+        members.append(make_module(one, Distillation(), clips, content))
+    return members[0] if len(members) == 1 else TaggingEnsemble(members)
+
+
 def run(config, train=True):
     """Trains and tests, or goes on where ``ckpt_path`` ends; without ``train``, tests the weights as they are.
 
@@ -136,6 +146,8 @@ def run(config, train=True):
         the values of the test by name.
     """
     runs.start(config["rank"])
+    if train and config["ensemble"]:
+        raise ValueError("ensemble: several networks are not trained at once, expected one arch")
     content = content_of_run(config["pretrained_name"])
     config = with_settings_of_run(config, ex.given, content, models.sections(), train)
     root, project, name = config["trainer"]["default_root_dir"], config["wandb"]["project"], config["wandb"]["name"]
@@ -150,7 +162,8 @@ def run(config, train=True):
     L.seed_everything(config["seed"], verbose=False)
     teaching, entries = Distillation(**config["kd"]), with_demo(config["data"], **config["demo"])
     sets = make_sets(config["dataset"], entries, train, config["validate_on"], teaching.weights[1] > 0)
-    module = make_module(config, teaching, clips_of(sets["test"]), None if train else content)
+    clips = clips_of(sets["test"])
+    module = make_module(config, teaching, clips) if train else make_tested(config, clips)
     if resumed:
         load_exact(module, resumed["state_dict"], name=str(ckpt_path))
 
@@ -176,11 +189,8 @@ def run(config, train=True):
 
 @ex.command(unobserved=True)
 def evaluate(_config):
-    """Tests published weights, or those of a run (pretrained_name=FILE), on a data set."""
-    config = plain(_config)
-    if config["pretrained_name"] is None and "pretrained_name" not in ex.given:
-        config["pretrained_name"] = "own"  # the recipe trains from random weights
-    run(config, train=False)
+    """Tests published weights, those of a run (pretrained_name=FILE), or an ensemble of both, on a data set."""
+    run(plain(_config), train=False)
 
 
 @ex.command

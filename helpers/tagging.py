@@ -139,16 +139,15 @@ class TaggingModule(SeededModule):
 
     # -- evaluation
 
-    def evaluate_batch(self, batch, part):
-        """Hands the logits of a batch to the metrics."""
-        logits, _ = self.tagger.tag(self.features(batch["audio"]))
-        self.evaluation[part].update(logits, batch)
+    def logits(self, batch):
+        """[B, classes] of a batch."""
+        return self.tagger.tag(self.features(batch["audio"]))[0]
 
     def validation_step(self, batch, batch_idx):
-        self.evaluate_batch(batch, "validation")
+        self.evaluation["validation"].update(self.logits(batch), batch)
 
     def test_step(self, batch, batch_idx):
-        self.evaluate_batch(batch, "test")
+        self.evaluation["test"].update(self.logits(batch), batch)
 
     # -- checkpoints
 
@@ -157,6 +156,23 @@ class TaggingModule(SeededModule):
         checkpoint["tagger"] = self.tagger.state_dict()
         checkpoint["classes"], checkpoint["multi_label"] = self.classes, self.objective.multi_label
         checkpoint["config"] = self.run_config
+
+
+class TaggingEnsemble(SeededModule):
+    """Taggers that are tested as one: the mean of their logits, as published.
+
+    Args:
+        members: for the same classes; the metrics are those of the first.
+    """
+
+    def __init__(self, members: Sequence[TaggingModule]):
+        super().__init__(members[0].seed, members[0].evaluation)
+        self.members = torch.nn.ModuleList(members)
+        self.headline = members[0].headline
+
+    def test_step(self, batch, batch_idx):
+        logits = torch.stack([member.logits(batch) for member in self.members])
+        self.evaluation["test"].update(logits.mean(0), batch)
 
 
 def best_is_tested(config) -> bool:

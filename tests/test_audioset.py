@@ -361,6 +361,24 @@ def test_published_weights_are_evaluated(tagging, monkeypatch):
     assert rows["Throat clearing"]["AP"] == ""
 
 
+def test_an_ensemble_is_evaluated(tagging, monkeypatch):
+    path = publish(tagging, monkeypatch)
+    other = tagging.folder / "other.pt"
+    state = torch.load(path)
+    state["classifier.5.bias"] += 1
+    torch.save(state, other)
+    tagging.make("audioset", **TINY["audioset"])
+    members = {"one": [str(path)], "twice": ["mn01_as", str(path)], "both": ["mn01_as", str(other)]}
+    del tagging.config["pretrained_name"]
+    for name, ensemble in members.items():
+        tagging.run(name, command="evaluate", named=["audioset"], ensemble=ensemble)
+    loss = {name: tagging.results(name)["trained", "test/loss"] for name in members}
+    assert loss["one"] == pytest.approx(loss["twice"], abs=1e-7)
+    assert loss["both"] == pytest.approx(math.log1p(math.exp(0.5)), abs=1e-2)  # few labels; others are at 0 and 1
+    with pytest.raises(ValueError, match="ensemble: several networks are not trained at once"):
+        tagging.run("trained", named=["audioset"], ensemble=["mn01_as"])
+
+
 def test_fine_tuning_starts_from_published_weights(tagging, monkeypatch):
     publish(tagging, monkeypatch)
     still = {"optimizer": {"lr": 0.0}, "trainer": {"limit_train_batches": 1}}
