@@ -31,7 +31,7 @@ from data_util.tagging_roles import SAMPLING, chosen, make_loaders, make_sets
 from helpers import logger, report, runs
 from helpers.checkpoints import load_exact
 from helpers.ingredients import Scripted, Section, plain
-from helpers.tagging import Augmentation, TaggingEnsemble, TaggingModule, best_is_tested, keep
+from helpers.tagging import Augmentation, TaggingEnsemble, TaggingModule, best_is_tested
 from helpers.tagging_losses import Distillation, Objective
 from helpers.tagging_metrics import TaggingMetrics
 from helpers.tagging_report import over_folds, show, show_folds
@@ -177,7 +177,7 @@ def run(config, train=True):
         untrained=train and config["test_untrained"],
     )  # fmt: skip
     if kept:
-        keep(lightning, folder, kept)
+        runs.keep(lightning, folder, kept)
     if lightning.is_global_zero and results["trained"]:
         for part in sets.values():
             report_unreadable(part)

@@ -249,7 +249,7 @@ def run(config, sections, stage, seed):
         train=config["training"]["train"], test=config["test"]["test"], untrained=config["test_untrained"],
     )  # fmt: skip
     if kept and config["training"]["train"]:
-        runs.keep_best(trainer, folder, kept)
+        runs.keep(trainer, folder, kept)
     if trainer.is_global_zero and "trained" in results:
         show(results, module, sections.test(grid, paths).datasets[1], folder, config["plots"])
     return results.get("trained", {}).get("test/student/psds1_sed_scores_eval")

@@ -8,8 +8,6 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import lightning as L
-import numpy as np
 import torch
 
 from helpers.augment import apply_gain, draw_gain
@@ -24,6 +22,7 @@ from helpers.objective import (
     stage2_weights,
     training_terms,
 )
+from helpers.seeded import SeededModule
 from helpers.views import Recipe, stage1_views, stage2_views
 
 log = logging.getLogger(__name__)
@@ -85,12 +84,10 @@ class Stage:
         return stage2_weights(self.loss_weights, grown, mixed and self.rules.use_ict_loss), grown
 
 
-class MeanTeacher(L.LightningModule):
+class MeanTeacher(SeededModule):
     """Student, its moving average, and the features both work on.
 
     State names are those of the published stage checkpoints: ``student.*``, ``teacher.*``, ``crnn_mel.*``, ``mel.*``.
-    Every draw of a step comes from generators seeded by (seed, epoch, batch, rank), so that a run which goes on from a
-    checkpoint draws what an uninterrupted one would have drawn.
 
     Args:
         student, teacher: task-4 models; a frozen backbone that both hold is one object and runs once per input.
@@ -121,13 +118,12 @@ class MeanTeacher(L.LightningModule):
         config: Mapping | None = None,
         debug_shapes: int = 0,
     ):
-        super().__init__()
+        super().__init__(seed, evaluation)
         self.student, self.teacher = student, teacher
         self.crnn_mel, self.mel, self.to_cnn = crnn_mel, mel, to_cnn
-        self.stage, self.evaluation = stage, evaluation
+        self.stage = stage
         self.make_optimizer, self.make_schedule = optimizer, schedule
-        self.seed, self.run_config, self.debug_shapes = seed, config, debug_shapes
-        self.results: dict[str, float] = {}
+        self.run_config, self.debug_shapes = config, debug_shapes
         self.teacher.requires_grad_(False)
 
     # -- features and predictions ---------------------------------------------------------------------------------
@@ -171,12 +167,6 @@ class MeanTeacher(L.LightningModule):
         return student, teacher
 
     # -- training -------------------------------------------------------------------------------------------------
-
-    def generator(self, batch_idx):
-        """The numpy generator of a step; torch's own, which dropout uses, is seeded alike."""
-        sequence = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
-        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
-        return np.random.default_rng(sequence)
 
     def training_step(self, batch, batch_idx):
         rng = self.generator(batch_idx)
@@ -244,32 +234,6 @@ class MeanTeacher(L.LightningModule):
 
     def test_step(self, batch, batch_idx):
         self.evaluate_batch(batch, self.evaluation["test"])
-
-    def finish(self, evaluation, prefix):
-        """Gathers the clips of all ranks, computes on one of them, logs everywhere and starts anew."""
-        self.gather(evaluation)
-        values = dict(evaluation.publish(prefix)) if self.trainer.is_global_zero else None
-        self.results = self.trainer.strategy.broadcast(values)
-        self.log_dict(self.results, rank_zero_only=False, sync_dist=False)
-
-    def gather(self, evaluation):
-        """Brings the clips which other ranks have seen to rank zero."""
-        if self.trainer.world_size > 1:
-            states = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(states, evaluation.state())
-            evaluation.merge(states)
-
-    def on_validation_epoch_start(self):
-        self.evaluation["validation"].reset()
-
-    def on_test_epoch_start(self):
-        self.evaluation["test"].reset()
-
-    def on_validation_epoch_end(self):
-        self.finish(self.evaluation["validation"], "val")
-
-    def on_test_epoch_end(self):
-        self.finish(self.evaluation["test"], "test")
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 

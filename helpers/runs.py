@@ -24,6 +24,9 @@ TRAINER_EXTRAS = {
     "last_every_n_steps": 500,  # optimizer steps between two saves of last.ckpt
 }
 
+# Entries of Lightning's checkpoints without which one is still a weights file.
+STATE_OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "loops", "MixedPrecision", "Loaders")
+
 
 def start(rank=0):
     """Sets up logging of this process; ``rank`` numbers the machine where no launcher does."""
@@ -166,17 +169,16 @@ def require_own(path):
 
 
 @rank_zero_only
-def keep_best(trainer, folder, path):
-    """Copies the best checkpoint of a run, or the last where nothing was validated, without the optimizer's state.
+def keep(trainer, folder, path):
+    """Copies the best checkpoint of a run, or the last where none is chosen, without the state of its training.
 
     Args:
         trainer, folder: of the run.
         path: the new file; it can be what another run starts from, is evaluated or gets predictions from.
     """
     content = checkpoints.read(best_checkpoint(trainer) or Path(folder) / "checkpoints" / "last.ckpt")
-    entries = ("state_dict", "student", "teacher", "config", "epoch", "global_step", "pytorch-lightning_version")
-    checkpoints.save(path, {entry: content[entry] for entry in entries})
-    log.info("the best checkpoint is kept as %s", path)
+    checkpoints.save(path, {entry: value for entry, value in content.items() if entry not in STATE_OF_TRAINING})
+    log.info("the tested checkpoint is kept as %s", path)
 
 
 def course(trainer, module, loaders, *, ckpt_path=None, train=True, test=True, untrained=False):

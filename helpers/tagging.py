@@ -7,22 +7,16 @@ Distillation" (ICASSP 2023) and "Dynamic Convolutional Neural Networks as Effici
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch.nn import functional
 
-from helpers import checkpoints, runs
 from helpers.augment import draw_mix, gate, mix, mix_style
 from helpers.seeded import SeededModule
 from helpers.tagging_losses import Objective
 
 log = logging.getLogger(__name__)
-
-# Entries of a checkpoint that are kept without the state of its training.
-KEPT = ("state_dict", "tagger", "classes", "multi_label", "config", "epoch", "global_step", "pytorch-lightning_version")
 
 
 @dataclass(frozen=True)
@@ -188,14 +182,3 @@ def best_is_tested(config) -> bool:
         log.warning("test_checkpoint=best is chosen on the very clips that it is tested on: expect less on others")
     return choice == "best"
 
-
-@rank_zero_only
-def keep(trainer, folder, path):
-    """Copies the tested checkpoint of a run without the state of its training.
-
-    Args:
-        trainer, folder: of the run.
-        path: the new file; it can be what another run starts from or is evaluated.
-    """
-    content = checkpoints.read(runs.best_checkpoint(trainer) or Path(folder) / "checkpoints" / "last.ckpt")
-    checkpoints.save(path, {entry: content[entry] for entry in KEPT})

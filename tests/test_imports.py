@@ -20,7 +20,6 @@ ALLOWED = {
 LIGHTNING_IN = {
     "helpers/callbacks.py",
     "helpers/logger.py",
-    "helpers/mean_teacher.py",
     "helpers/runs.py",
     "helpers/seeded.py",
     "helpers/storing.py",
