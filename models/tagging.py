@@ -113,6 +113,11 @@ class ClipTagger(Backbone, Tagger):
         """Those of the backbone and of the head."""
         return [*self.backbone.idle_parameters(), *self._head()]
 
+    def start_epoch(self, epoch):
+        """The schedule of the backbone, where it has one."""
+        if isinstance(self.backbone, Tagger):
+            self.backbone.start_epoch(epoch)
+
     def unused_in_tagging(self):
         """Those without part in the frame embeddings."""
         return self.backbone.idle_parameters()

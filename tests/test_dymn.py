@@ -15,6 +15,7 @@ from models.dymn.blocks import DynamicBlock, DynamicConv, Dynamics
 from models.frontends import MnMel
 from models.heads import AudioSetHead
 from models.mobile import BlockPlan, batch_norm
+from models.tagging import ClipTagger
 from tests.golden.named_weights import golden_waveform, set_named_weights
 from tests.golden.tagging.calibrate import calibrate_batchnorm, rescale_dynamic_convs
 from tests.reference import golden
@@ -255,6 +256,12 @@ def test_training_follows_the_schedule_and_goes_on_after_loading():
     assert resumed.temperature.item() == pytest.approx(expected[19], rel=1e-6)
     resumed.start_epoch(20)
     assert resumed.temperature.item() == pytest.approx(expected[20], rel=1e-6)
+
+
+def test_a_pooling_head_passes_the_schedule_on():
+    net = DyMN(width_mult=0.1)
+    ClipTagger(net, 3).start_epoch(7)
+    assert net.temperature.item() == pytest.approx(golden("tagging/training.npz")["temperature.default"][7], rel=1e-6)
 
 
 def test_fine_tuning_begins_at_the_temperature_of_the_weights():
