@@ -35,13 +35,15 @@ COLUMNS = {"audioset": "display_name", "fsd50k": "label"}
 
 @functools.cache
 def class_names(name):
-    """Class names of a data set: ``audioset``, ``fsd50k``, ``esc50``, ``dcase20`` or ``openmic``.
+    """Class names of a data set: ``audioset``, ``audioset_strong``, ``fsd50k``, ``esc50``, ``dcase20`` or ``openmic``.
 
     Raises:
         KeyError: another name.
     """
     if name in LISTS:
         return tuple(LISTS[name].split())
+    if name == "audioset_strong":
+        return strong_classes("train")
     return tuple(row[COLUMNS[name]] for row in _rows(name))
 
 
@@ -49,6 +51,24 @@ def class_names(name):
 def audioset_ids():
     """Machine ids of AudioSet's classes (``/m/09x0r``), in output order."""
     return tuple(row["mid"] for row in _rows("audioset"))
+
+
+@functools.cache
+def strong_classes(*lists):
+    """Classes of AudioSet with strong labels that are in all of these lists, in output order.
+
+    Args:
+        *lists: "train" (447), "evaluation" (416; 407 are in both) or "weak" (527: AudioSet's own, whose order here is
+            that of frame-wise networks, not of taggers).
+    """
+    return tuple(row["display_name"] for row in _rows("audioset_strong") if all(row[name] == "1" for name in lists))
+
+
+@functools.cache
+def strong_names():
+    """{machine id: display name} of the 456 classes with strong labels, in training or evaluation."""
+    rows = _rows("audioset_strong")
+    return {row["mid"]: row["display_name"] for row in rows if "1" in (row["train"], row["evaluation"])}
 
 
 def class_index(name, index, classes):

@@ -13,6 +13,8 @@ import numpy as np
 
 from data_util.class_tables import audioset_ids, class_index, class_names
 from data_util.errors import DataMissing, TableError
+from data_util.strong_clips import audio_files, find_table, match
+from data_util.strong_events import read_strong
 from data_util.tagging_clips import packed
 from helpers.files import AUDIO_SUFFIXES
 
@@ -150,6 +152,21 @@ def _by_youtube_id(folder):
             found.setdefault(name[:11], name)
             found.setdefault(name[1:12] if name.startswith("Y") else name[:11], name)
     return found
+
+
+def audioset_strong(root):
+    """Segments with strong labels; those without audio are called by their YouTube ids. Targets are clip labels."""
+    parts, root = {}, Path(root)
+    for part, name in (("train", "train"), ("eval", "test")):
+        try:
+            events = read_strong(find_table(root, name))
+        except DataMissing:
+            continue
+        there = audio_files(root, name)
+        absent = (str(root / "audio" / part / f"Y{segment.rpartition('_')[0]}.mp3") for segment in events.segments)
+        files = [there[row] if row >= 0 else path for row, path in zip(match(there, events.segments), absent)]
+        parts[part] = Listing(files, events.classes, packed(events.labels(), len(events.classes)))
+    return parts
 
 
 # -- the other data sets ----------------------------------------------------------------------------------------------

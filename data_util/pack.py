@@ -37,6 +37,7 @@ PARTS = {
     "audioset": (listings.audioset, "{}_mp3.hdf"),
     "fsd50k": (listings.fsd50k, "FSD50K.{}_mp3.hdf"),
     "openmic": (listings.openmic, "openmic_{}.csv_mp3.hdf"),
+    "audioset_strong": (listings.audioset_strong, "audioset_strong_{}_mp3.hdf"),
     "folder": (folders.folder, "{}_mp3.hdf"),
 }
 FORMATS = {"mp3": "MPEG_LAYER_III", "flac": "PCM_16", "wav": "PCM_16"}

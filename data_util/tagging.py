@@ -22,7 +22,8 @@ from data_util.class_tables import class_names
 from data_util.errors import DataMissing, TableError
 from data_util.hdf5_audio import Hdf5Audio, check_packed
 from data_util.mixing import DeviceResponse, load_responses
-from data_util.tagging_augment import Gain, Hardened, Roll, WaveformMixup, WithTeacher
+from data_util.strong_clips import StrongClips, strong_clips
+from data_util.tagging_augment import Gain, Hardened, Roll, WaveformMixup, WithPseudoLabels, WithTeacher
 from data_util.tagging_clips import AudioFiles, TaggingClips
 from data_util.teacher import TeacherLogits
 
@@ -36,13 +37,14 @@ class Tagging:
     """A data set.
 
     Attributes:
-        listing: ``listing(choice)`` gives the clips and labels of a part where they are not packed.
+        listing: ``listing(choice)`` gives the clips and labels of a part where they are not packed; None: the clips are
+            those of :mod:`data_util.strong_clips`.
         splits: names of the parts.
         published: entries of the config section ``data`` in which the published recipe differs from the defaults.
         sampling: the same for :func:`data_util.tagging_samplers.training_loader`.
     """
 
-    listing: Callable
+    listing: Callable | None
     splits: tuple = ("train", "test")
     published: Mapping = field(default_factory=dict)
     sampling: Mapping = field(default_factory=dict)
@@ -56,6 +58,7 @@ DATASETS = MappingProxyType(
         "dcase20": Tagging(parts.dcase20, published=MIXED),
         "openmic": Tagging(parts.openmic, published=MIXED),
         "folder": Tagging(parts.folder, splits=("train", "val", "test"), published=MIXED),
+        "audioset_strong": Tagging(None, published={"wavmix": True, "wavmix_p": 0.8}, sampling={"epoch_len": 100000}),
     }
 )
 
@@ -94,7 +97,7 @@ def training_set(
         cache_path: folder in which decoded and resampled audio files are kept; None decodes them in every epoch.
         on_bad_audio: "skip" clips that cannot be decoded, or "raise", see :class:`data_util.stand_ins.StandIns`.
         gain_augment: dB, from minus this up to one less, as published; 0: none.
-        roll: shift clips cyclically by up to 4000 samples.
+        roll: shift clips cyclically by up to 4000 samples; not those with frame labels.
         wavmix, wavmix_p: mix clips with others of the set, with that probability.
         dir_p, dir_folder: probability of filtering a clip by a device impulse response, and their folder.
         teacher_preds, fname_to_index: a teacher's logits and their index, see :class:`data_util.teacher.TeacherLogits`.
@@ -107,12 +110,11 @@ def training_set(
         raise ValueError("data.clip_length is None, expected the seconds of a training clip")
     choice = parts.Choice(_root(name, root), "train", sample_rate, fold, subset, test_share, split_seed, classes)
     clips = _clips(name, choice, clip_length, cache_path, on_bad_audio)
-    dataset = clips
-    if teacher_preds is not None:
-        teacher = TeacherLogits(teacher_preds, fname_to_index, len(clips.classes))
-        dataset = WithTeacher(dataset, teacher, clips.names)
+    dataset = clips if teacher_preds is None else _with_teacher(clips, teacher_preds, fname_to_index)
     if gain_augment:
         dataset = Gain(dataset, gain_augment)
+    if roll and isinstance(clips, StrongClips):
+        raise ValueError(f"data.roll would move the sounds of {name} away from their frame labels: leave it out")
     if roll:
         dataset = Roll(dataset)
     if wavmix:
@@ -150,6 +152,13 @@ def evaluation_set(
     return Hardened(clips) if clips.mask is not None else clips
 
 
+def _with_teacher(clips, path, index):
+    if not isinstance(clips, StrongClips):
+        return WithTeacher(clips, TeacherLogits(path, index, len(clips.classes)), clips.names)
+    clips.random_crop = False
+    return WithPseudoLabels(clips, TeacherLogits(path, index, len(clips.classes), clips.grid.n_frames), clips.names)
+
+
 # -- building ---------------------------------------------------------------------------------------------------------
 def _root(name, root):
     if name not in DATASETS:
@@ -167,10 +176,17 @@ def _clips(name, choice, clip_length, cache_path, on_bad_audio):
     if clip_length is not None and clip_length <= 0:
         raise ValueError(f"data.clip_length is {clip_length}, expected a number of seconds above 0")
     options = dict(sample_rate=choice.sample_rate, clip_length=clip_length, on_bad_audio=on_bad_audio)
-    packed = parts.packed_files(name, choice)
+
+    def cached(files):
+        return None if cache_path is None else _cached(files, cache_path, choice.sample_rate)
+
+    strong = entry.listing is None
+    packed = parts.strong_files(choice) if strong else parts.packed_files(name, choice)
+    if packed and cache_path is not None:
+        raise ValueError(f"data.cache_path keeps decoded audio files, but {packed[0]} is packed: leave it out")
+    if strong:
+        return strong_clips(choice.root, choice.split, packed, cached, **options)
     if packed:
-        if cache_path is not None:
-            raise ValueError(f"data.cache_path keeps decoded audio files, but {packed[0]} is packed: leave it out")
         return _packed_clips(name, packed, options)
     listing = entry.listing(choice)
     missing = listing.missing()
@@ -181,8 +197,7 @@ def _clips(name, choice, clip_length, cache_path, on_bad_audio):
         )
     if not listing.files:
         raise DataMissing(f"{name}: the {choice.split} part in data.root = {choice.root} has 0 clips")
-    cache = None if cache_path is None else _cached(listing.files, cache_path, choice.sample_rate)
-    audio = AudioFiles(listing.files, cache)
+    audio = AudioFiles(listing.files, cached(listing.files))
     return TaggingClips(audio, listing.classes, listing.targets, listing.mask, listing.multi_label, **options)
 
 

@@ -15,6 +15,7 @@ from data_util.mixing import draw_mix_weight, mix_labels, mix_waveforms
 GAIN, ROLL = RESPONSE + 1, RESPONSE + 2  # streams of draws, beside those of data_util.clips
 MAX_ROLL = 4000  # samples, whatever the sample rate, as published
 MIX_BETA = 2.0
+FRAME_LABELS = ("strong", "pseudo")
 
 
 class Augmented(Dataset):
@@ -112,9 +113,23 @@ class WithTeacher(Augmented):
 
     def __getitem__(self, item):
         sample = self.dataset[item]
-        row = int(self.rows[sample["index"]])
-        logits = self.teacher[row] if row >= 0 else np.zeros(self.teacher.classes, np.float32)
-        return {**sample, "teacher": torch.from_numpy(logits), "teacher_valid": torch.tensor(row >= 0)}
+        logits, valid = self.logits(sample["index"])
+        return {**sample, "teacher": logits, "teacher_valid": valid}
+
+    def logits(self, index):
+        """Logits of a clip and whether the teacher knows it; zeros otherwise."""
+        row = int(self.rows[index])
+        logits = self.teacher[row] if row >= 0 else np.zeros(self.teacher.shape, np.float32)
+        return torch.from_numpy(logits), torch.tensor(row >= 0)
+
+
+class WithPseudoLabels(WithTeacher):
+    """Adds the probabilities of a frame-wise teacher, which mix like labels."""
+
+    def __getitem__(self, item):
+        sample = self.dataset[item]
+        logits, valid = self.logits(sample["index"])
+        return {**sample, "pseudo": torch.sigmoid(logits) * valid, "pseudo_valid": valid}
 
 
 def mix_samples(a, b, weight):
@@ -130,6 +145,9 @@ def mix_samples(a, b, weight):
     """
     targets = [sample["target"] * sample["mask"] if "mask" in sample else sample["target"] for sample in (a, b)]
     mixed = {"audio": mix_waveforms(a["audio"], b["audio"], weight), "target": mix_labels(*targets, weight)}
+    mixed |= {name: mix_labels(a[name], b[name], weight) for name in FRAME_LABELS if name in a}
+    if "pseudo" in a:
+        mixed["pseudo_valid"] = a["pseudo_valid"] & b["pseudo_valid"]
     if "mask" in a:
         mixed["mask"] = torch.maximum(a["mask"], b["mask"])
     if "teacher" in a:

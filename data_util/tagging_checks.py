@@ -3,8 +3,10 @@
 from data_util.tagging import DATASETS, evaluation_set
 from data_util.task4_files import Check
 
-# Clips of the parts that are the same for everybody; of AudioSet, videos vanish.
+# Clips of the parts that are the same for everybody: not of AudioSet, whose videos vanish; of AudioSet-strong, those of
+# the tables.
 PUBLISHED = {
+    "audioset_strong": {"train": 103463, "test": 16996},
     "fsd50k": {"train": 36796, "val": 4170, "test": 10231},
     "esc50": {"train": 1600, "test": 400},
     "openmic": {"train": 14915, "test": 5085},
@@ -31,7 +33,10 @@ def check(name, root=None, **options) -> list[Check]:
         except (FileNotFoundError, ValueError) as error:
             lines.append(Check(f"{name} {part}", str(root), 0, None, expected, str(error)))
             continue
-        found = len(clips)
-        problem = f"{found} clips, the published set has {expected}" if expected not in (None, found) else ""
-        lines.append(Check(f"{name} {part}", str(root), found, found, expected, problem))
+        found, missing = len(clips), getattr(clips, "without_audio", ())
+        listed = found + len(missing)
+        problems = [f"{listed} clips, the published set has {expected}"] if expected not in (None, listed) else []
+        if missing:
+            problems.append(f"{len(missing)} have no audio, the first is {missing[0]}")
+        lines.append(Check(f"{name} {part}", str(root), found, listed, expected, "; ".join(problems)))
     return lines

@@ -10,6 +10,9 @@ key                shape                 meaning
 ``mask``           [classes] float32     1 where a class is annotated; only of OpenMIC
 ``teacher``        [classes] float32     logits of a teacher; only with one
 ``teacher_valid``  bool                  whether the teacher knows the clip; the logits are 0 otherwise
+``strong``         [classes, frames]     float32, frame labels; only of AudioSet-strong, as are the following two
+``pseudo``         [classes, frames]     float32, probabilities of a teacher; only with one
+``pseudo_valid``   bool                  whether the teacher knows the clip; the probabilities are 0 otherwise
 ``filename``       str                   path of the audio file, or its name inside a packed file
 ``index``          int64                 number of the clip in the data set
 =================  ====================  =========================================================================
@@ -84,10 +87,15 @@ def read_clip(read, sample_rate, samples=None, rng=None):
     Raises:
         see ``read``.
     """
-    skip = 0
+    return read_excerpt(read, sample_rate, samples, rng)[0]
+
+
+def read_excerpt(read, sample_rate, samples=None, rng=None):
+    """As :func:`read_clip`, and the first sample of the excerpt in the resampled recording."""
+    skip = start = 0
 
     def crop(total, rate):
-        nonlocal skip
+        nonlocal skip, start
         if samples is None:
             return 0, total
         start = crop_start(-(-total * sample_rate // rate), samples, rng)
@@ -100,7 +108,7 @@ def read_clip(read, sample_rate, samples=None, rng=None):
     audio = audio[:, 0] if audio.shape[1] == 1 else audio.mean(axis=1)
     if rate != sample_rate:
         audio = soxr.resample(audio, rate, sample_rate)[skip:]
-    return audio if samples is None else pad_or_crop(audio, samples)[0]
+    return (audio if samples is None else pad_or_crop(audio, samples)[0]), start
 
 
 def _resampled_part(start, samples, rate, sample_rate):
@@ -158,16 +166,9 @@ class TaggingClips(Dataset):
 
     def __getitem__(self, item):
         index, key = index_and_key(item)
-        index, audio = self.stand_ins.read(index, lambda clip: self._read(clip, key))
-        sample = {
-            "audio": torch.from_numpy(audio),
-            "target": torch.from_numpy(unpacked(self.targets[index], len(self.classes))),
-            "filename": self.audio.name(index),
-            "index": index,
-        }
-        if self.mask is not None:
-            sample["mask"] = torch.from_numpy(self.mask[index].copy())
-        return sample
+        index, (audio, start) = self.stand_ins.read(index, lambda clip: self._read(clip, key))
+        labels = {name: torch.from_numpy(values) for name, values in self._labels(index, start).items()}
+        return {"audio": torch.from_numpy(audio), **labels, "filename": self.audio.name(index), "index": index}
 
     @property
     def names(self):
@@ -180,9 +181,14 @@ class TaggingClips(Dataset):
         return [self.audio.name(index) for index in self.stand_ins.bad.nonzero().flatten().tolist()]
 
     def _read(self, index, key):
-        return read_clip(
-            lambda crop: self.audio.read(index, crop), self.sample_rate, self.samples, generator(key, CROP)
-        )
+        """Waveform of a clip, and its first sample in the recording."""
+        rng = generator(key, CROP)
+        return read_excerpt(lambda crop: self.audio.read(index, crop), self.sample_rate, self.samples, rng)
+
+    def _labels(self, index, start):
+        """Labels by name, of a clip that begins at a sample of the recording."""
+        labels = {"target": unpacked(self.targets[index], len(self.classes))}
+        return labels if self.mask is None else {**labels, "mask": self.mask[index].copy()}
 
 
 def packed(rows, classes):

@@ -12,13 +12,14 @@ from data_util.errors import DataMissing
 
 logger = logging.getLogger(__name__)
 
+AUDIOSET = {
+    "train": ("balanced_train_segments_mp3.hdf", "unbalanced_train_segments_mp3.hdf"),
+    "test": ("eval_segments_mp3.hdf",),
+}
 # {data set: {part: packed files}}; those of AudioSet, FSD50K and OpenMIC are called as published.
 PACKED = MappingProxyType(
     {
-        "audioset": {
-            "train": ("balanced_train_segments_mp3.hdf", "unbalanced_train_segments_mp3.hdf"),
-            "test": ("eval_segments_mp3.hdf",),
-        },
+        "audioset": AUDIOSET,
         "fsd50k": {
             "train": ("FSD50K.train_mp3.hdf",),
             "val": ("FSD50K.val_mp3.hdf",),
@@ -72,6 +73,17 @@ def packed_files(name, choice):
             raise DataMissing(f"{name}: {there[0]} is there, but not all of {', '.join(names)}")
         if there:
             return there
+    return []
+
+
+def strong_files(choice):
+    """Paths of the packed files of AudioSet-strong: one of its own, or those of AudioSet that are there."""
+    own = {"train": "audioset_strong_train_mp3.hdf", "test": "audioset_strong_eval_mp3.hdf"}[choice.split]
+    for names in ((own,), AUDIOSET[choice.split]):
+        for folder in (choice.root, choice.root / "mp3"):
+            there = [folder / name for name in names if (folder / name).is_file()]
+            if there:
+                return there
     return []
 
 

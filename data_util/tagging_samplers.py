@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from data_util.loaders import SAMPLING, leave_signals_to_parent
 from data_util.samplers import SourceBatchSampler
+from data_util.strong_clips import StrongClips
 from data_util.tagging_clips import clips_of, unpacked
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,28 @@ def label_weights(targets, classes, reduce="sum"):
     return np.concatenate([(unpacked(targets[block], classes) * per_label).max(axis=1) for block in blocks])
 
 
+def frame_weights(clip, label, frames, clips, classes):
+    """Weight of every clip: sum over its classes of ``frames * 1000 / (30 + frames of all clips)``, as published.
+
+    Args:
+        clip, label, frames: arrays, how many frames of a class are active in a clip.
+        clips, classes: how many there are.
+
+    Returns:
+        [clips] float64; 0 for a clip without active frame.
+    """
+    per_frame = 1000 / (30 + np.bincount(label, frames, minlength=classes))
+    return np.bincount(clip, frames * per_frame[label], minlength=clips)
+
+
+def sampling_weights(clips):
+    """[clips] weights by the rarity of labels: of clips, or of frames where those are labelled."""
+    classes = len(clips.classes)
+    if isinstance(clips, StrongClips):
+        return frame_weights(*clips.active_frames, len(clips), classes)
+    return label_weights(clips.targets, classes)
+
+
 class ClipBatchSampler(SourceBatchSampler):
     """Batches of one data set as lists of ``(index, key)``; the key is ``(seed, epoch, index)``.
 
@@ -51,7 +74,7 @@ class ClipBatchSampler(SourceBatchSampler):
         length: clips of the data set.
         batch_size: clips in a batch of one rank.
         seed, rank, world_size: see :class:`data_util.samplers.SourceBatchSampler`.
-        weights: [clips], see :func:`label_weights`; None: all alike.
+        weights: [clips], see :func:`sampling_weights`; None: all alike.
         epoch_len: clips of an epoch; None: all. It is cut, with a warning, to the clips that can be drawn.
 
     Raises:
@@ -114,8 +137,7 @@ def training_loader(
         epoch_len: clips of an epoch; None: all.
         **options: further options of the DataLoader.
     """
-    clips = clips_of(dataset)
-    weights = label_weights(clips.targets, len(clips.classes)) if weighted else None
+    weights = sampling_weights(clips_of(dataset)) if weighted else None
     sampler = ClipBatchSampler(len(dataset), batch_size, seed, rank, world_size, weights, epoch_len)
     sampler.set_epoch(epoch)
     sampler.start = start

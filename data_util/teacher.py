@@ -1,6 +1,7 @@
 """Stored logits of a teacher, by which a small network learns from a large one.
 
-Schmid et al., "Efficient Large-Scale Audio Tagging via Transformer-to-CNN Knowledge Distillation", 2023.
+Schmid et al., "Efficient Large-Scale Audio Tagging via Transformer-to-CNN Knowledge Distillation", 2023, and "Effective
+Pre-Training of Audio Transformers for Sound Event Detection", 2025, where the teacher is an ensemble.
 """
 
 import json
@@ -29,23 +30,30 @@ class TeacherLogits:
         path: ``.npy`` [clips, classes], or HDF5; the config entry ``teacher_preds``.
         index: of ``.npy``: ``.pkl`` or ``.json`` with {file name: row}; the config entry ``fname_to_index``.
         classes: the file must have as many.
+        frames: of a teacher of frame-wise networks, [clips, classes, frames], which is called ``strong_logits`` in
+            HDF5; the file must have as many.
+
+    Attributes:
+        shape: of the logits of a clip.
 
     Raises:
         DataMissing: a file is not there, or no index was given.
-        TableError: a file cannot be read, has another number of classes, or the index names a row that is not there.
+        TableError: a file cannot be read, has another number of classes or frames, or the index names a row that is not
+            there.
     """
 
-    def __init__(self, path, index=None, classes=527):
+    def __init__(self, path, index=None, classes=527, frames=None):
         self.path = os.path.expanduser(str(path))
-        self.classes = classes
+        self.entry, self.shape = ("logits", (classes,)) if frames is None else ("strong_logits", (classes, frames))
         self.packed = self.path.lower().endswith(HDF5_SUFFIXES)
         if not os.path.isfile(self.path):
             raise DataMissing(f"no teacher logits data.teacher_preds = {path}")
         self._hdf5, self._memory = Hdf5File(self.path), None
         shape = self._logits().shape
-        if len(shape) != 2 or shape[1] != classes:
-            raise TableError(f"{self.path}: logits have shape {shape}, expected (clips, {classes})")
-        self._rows = _filenames(self._hdf5) if self.packed else _read_index(index)
+        if shape[1:] != self.shape:
+            expected = ", ".join(map(str, ("clips", *self.shape)))
+            raise TableError(f"{self.path}: {self.entry} have shape {shape}, expected ({expected})")
+        self._rows = _filenames(self._hdf5, self.entry) if self.packed else _read_index(index)
         self._hdf5 = Hdf5File(self.path)  # closed here, so that no process inherits it
         last = max(self._rows.values(), default=-1)
         if last >= shape[0]:
@@ -54,7 +62,8 @@ class TeacherLogits:
     def rows(self, names):
         """[clips] row of every clip, -1 where the teacher does not know it.
 
-        Names may have a folder, an audio suffix and, before a YouTube id, a "Y", as in AudioSet.
+        Names may have a folder, an audio suffix and, before a YouTube id, a "Y", as in AudioSet. Frame-wise, the file
+        may also have the latter as the published code shortens them: without any of the letters ".mp3" at the end.
 
         Raises:
             ValueError: it knows none of them.
@@ -68,7 +77,7 @@ class TeacherLogits:
         return rows
 
     def __getitem__(self, row):
-        """[classes] float32 of that row."""
+        """[classes], or [classes, frames], float32 of that row."""
         return np.array(self._logits()[row], dtype=np.float32)
 
     def __getstate__(self):
@@ -80,11 +89,13 @@ class TeacherLogits:
         candidates = [name, stem]
         if stem.startswith("Y") and len(stem) == YOUTUBE_ID + 1:
             candidates.append(stem[1:])
+            if self.entry == "strong_logits":
+                candidates.append(stem.rstrip(".mp3"))
         return next((self._rows[candidate] for candidate in candidates if candidate in self._rows), -1)
 
     def _logits(self):
         if self.packed:
-            return _entry(self._hdf5, "logits")
+            return _entry(self._hdf5, self.entry, self.entry)
         if self._memory is None:
             try:
                 self._memory = np.load(self.path, mmap_mode="r")
@@ -100,15 +111,15 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"holds {module}.{name}, expected a plain dict")
 
 
-def _entry(file, name):
+def _entry(file, name, logits):
     try:
         return file[name]
     except KeyError:
-        raise TableError(f"{file.path}: no entry '{name}', expected 'filenames' and 'logits'") from None
+        raise TableError(f"{file.path}: no entry '{name}', expected 'filenames' and '{logits}'") from None
 
 
-def _filenames(file):
-    names = _entry(file, "filenames").asstr()[:]
+def _filenames(file, logits):
+    names = _entry(file, "filenames", logits).asstr()[:]
     rows = {clip_id(name): row for row, name in enumerate(names)}
     if len(rows) < len(names):
         raise TableError(f"{file.path}: {len(names) - len(rows)} file names are there twice")
