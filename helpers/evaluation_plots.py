@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.plots import COLOURS, TRUTH, _class_axis, _figure, _plain, _save, shown_classes
+from helpers.plots import COLOURS, TRUTH, class_axis, new_figure, plain_label, save_figure, shown_classes
 
 Box = tuple[float, float, str, float]
 BOXES = ("#FFF6E6", "#E69F00", "#D55E00")  # confidence 0, 0.5, 1
@@ -34,13 +34,13 @@ def plot_class_intervals(
         the path.
     """
     labels = _labels(values)
-    figure = _figure(6.6 + 0.9 * len(values), 1.5 + len(labels) * (0.14 + 0.14 * len(values)))
+    figure = new_figure(6.6 + 0.9 * len(values), 1.5 + len(labels) * (0.14 + 0.14 * len(values)))
     axes, numbers = figure.subplots(1, 2, sharey=True, width_ratios=[6, 0.9 * len(values)])
     step = 0.6 / len(values)
     for k, (system, classes) in enumerate(values.items()):
         colour = COLOURS[k % len(COLOURS)]
         text = {"color": colour, "fontsize": 9, "ha": "center"}
-        numbers.text(k, -0.6, _plain(system), va="bottom", **text)
+        numbers.text(k, -0.6, plain_label(system), va="bottom", **text)
         for i, label in enumerate(labels):
             row, value = i - 0.3 + (k + 0.5) * step, classes.get(label, np.nan)
             span = (intervals or {}).get(system, {}).get(label, (np.nan, np.nan))
@@ -56,7 +56,7 @@ def plot_class_intervals(
     numbers.set(xlim=(-0.5, len(values) - 0.5))
     numbers.set_axis_off()
     figure.suptitle(title)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_parameters(
@@ -77,7 +77,7 @@ def plot_parameters(
         the path.
     """
     labels = _labels(parameters)
-    figure = _figure(2.2 + 2.6 * len(parameters), 1.3 + 0.3 * len(labels))
+    figure = new_figure(2.2 + 2.6 * len(parameters), 1.3 + 0.3 * len(labels))
     panels = figure.subplots(1, len(parameters), sharey=True, squeeze=False)[0]
     for k, (axes, (name, classes)) in enumerate(zip(panels, parameters.items())):
         for value in (grids or {}).get(name, ()):
@@ -91,9 +91,9 @@ def plot_parameters(
                 axes.text(0.5, row, "–" if np.isnan(value) else "off", **text)
         _lanes(axes, labels)
         axes.margins(x=0.12)
-        axes.set_xlabel(_plain(name))
+        axes.set_xlabel(plain_label(name))
     figure.suptitle(title)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_boxes(
@@ -127,7 +127,7 @@ def plot_boxes(
     events, scores, timestamps = list(events), np.asarray(scores), np.asarray(timestamps)
     chosen = shown_classes(events, scores, labels, at_least)
     lane = {labels[i]: row for row, i in enumerate(chosen)}
-    figure = _figure(10, 1.6 + 0.75 * len(lane))
+    figure = new_figure(10, 1.6 + 0.75 * len(lane))
     axes = figure.add_subplot()
     shades = ScalarMappable(cmap=LinearSegmentedColormap.from_list("boxes", BOXES))
     shades.set_clim(0, 1)
@@ -145,7 +145,7 @@ def plot_boxes(
     axes.set_title(f"{note}, blue: scores, orange: boxes, their height is the confidence", fontsize=10, color="0.3")
     figure.colorbar(shades, ax=axes, label="confidence", pad=0.01, fraction=0.03, ticks=[0, 0.5, 1])
     figure.suptitle(title)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _height(row, value):
@@ -168,7 +168,7 @@ def _labels(values):
 
 def _lanes(axes, labels):
     """Names of the classes and a line between their lanes."""
-    _class_axis(axes, labels)
+    class_axis(axes, labels)
     for i in range(1, len(labels)):
         axes.axhline(i - 0.5, color="0.85", linewidth=0.6, zorder=0)
     axes.set_axisbelow(True)

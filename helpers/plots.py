@@ -13,7 +13,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 TRUTH = "#009E73"
 
 
-def _figure(width: float, height: float):
+def new_figure(width: float, height: float):
+    """An empty figure of so many inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -22,13 +23,15 @@ def _figure(width: float, height: float):
     return figure
 
 
-def _save(figure, path) -> Path:
+def save_figure(figure, path) -> Path:
+    """Writes a figure as PNG, and returns the path."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     return Path(path)
 
 
-def _plain(label: str) -> str:
+def plain_label(label: str) -> str:
+    """The name of a class as figures show it."""
     return label.replace("_", " ")
 
 
@@ -71,7 +74,7 @@ def plot_clip(
     timestamps = np.linspace(0, duration, len(scores) + 1) if timestamps is None else np.asarray(timestamps)
     rows = shown_classes(events, scores, labels)
     height = max(0.36 * len(rows), 0.7)
-    figure = _figure(10, 3.3 + height)
+    figure = new_figure(10, 3.3 + height)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, height])
     low, high = np.percentile(mel, [2, 99.8])
     image = top.imshow(
@@ -84,7 +87,7 @@ def plot_clip(
     bottom.set(xlabel="time (s)", xlim=(0, duration))
     bar = figure.colorbar(heat, ax=bottom, pad=0.01, fraction=0.03, aspect=max(4, height / 0.25), ticks=[0, 0.5, 1])
     bar.set_label("score")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _event_rows(axes, events, scores, timestamps, labels):
@@ -98,14 +101,15 @@ def _event_rows(axes, events, scores, timestamps, labels):
         heat = axes.pcolormesh(timestamps, edges, values[None], cmap="Blues", vmin=0, vmax=1, rasterized=True)
     for i in range(1, len(labels)):
         axes.axhline(i - 0.5, color="0.8", linewidth=0.6)
-    _class_axis(axes, labels)
+    class_axis(axes, labels)
     note = "green: true events" if bars else "no true event"
     axes.set_title(f"{note}, blue: predicted scores", fontsize=10, color="0.3")
     return heat
 
 
-def _class_axis(axes, labels):
-    axes.set_yticks(range(len(labels)), [_plain(label) for label in labels], fontsize=9)
+def class_axis(axes, labels: Sequence[str]):
+    """Names the rows of a figure, the first class on top."""
+    axes.set_yticks(range(len(labels)), [plain_label(label) for label in labels], fontsize=9)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
 
@@ -123,16 +127,16 @@ def plot_psd_roc(curves: Mapping[str, PsdRoc], path, title: str = "PSD-ROC") -> 
     Returns:
         the path.
     """
-    figure = _figure(7, 5)
+    figure = new_figure(7, 5)
     axes = figure.add_subplot()
     end = max(curve.max_efpr for curve in curves.values())
     for k, (name, curve) in enumerate(curves.items()):
         x, y = _staircase(curve.efpr, curve.etpr, end)
         colour = COLOURS[k % len(COLOURS)]
-        axes.step(x, y, where="post", color=colour, linewidth=2, label=f"{_plain(name)} (PSDS {curve.value:.3f})")
+        axes.step(x, y, where="post", color=colour, linewidth=2, label=f"{plain_label(name)} (PSDS {curve.value:.3f})")
     name, curve = next(iter(curves.items()))
     for i, (efpr, tpr) in enumerate(curve.classes.values()):
-        note = f"single classes of {_plain(name)}" if i == 0 else None
+        note = f"single classes of {plain_label(name)}" if i == 0 else None
         axes.step(*_staircase(efpr, tpr, end), where="post", color="0.75", linewidth=0.8, label=note, zorder=1)
     axes.set(
         xlim=(0, end), ylim=(0, 1.02), title=title,
@@ -141,7 +145,7 @@ def plot_psd_roc(curves: Mapping[str, PsdRoc], path, title: str = "PSD-ROC") -> 
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=9, ncols=3)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _staircase(x, y, end):
@@ -167,20 +171,21 @@ def plot_class_psds(
         the path.
     """
     labels = list(dict.fromkeys(label for classes in values.values() for label in classes))
-    figure = _figure(7, 1.6 + len(labels) * (0.16 + 0.16 * len(values)))
+    figure = new_figure(7, 1.6 + len(labels) * (0.16 + 0.16 * len(values)))
     axes = figure.add_subplot()
     thickness = 0.8 / max(len(values), 1)
     for k, (system, classes) in enumerate(values.items()):
         rows = np.arange(len(labels)) - 0.4 + (k + 0.5) * thickness
         heights = np.array([classes.get(label, np.nan) for label in labels], dtype=float)
-        axes.barh(rows, np.nan_to_num(heights), thickness * 0.9, color=COLOURS[k % len(COLOURS)], label=_plain(system))
+        colour, name = COLOURS[k % len(COLOURS)], plain_label(system)
+        axes.barh(rows, np.nan_to_num(heights), thickness * 0.9, color=colour, label=name)
         for row, value in zip(rows, heights):
             text = "no true event" if np.isnan(value) else f"{value:.2f}"
             axes.text(np.nan_to_num(value) + 0.01, row, text, va="center", fontsize=7, color="0.35")
-    _class_axis(axes, labels)
+    class_axis(axes, labels)
     axes.set(xlim=(0, 1.08), xlabel=xlabel, title=title)
     axes.grid(axis="x", color="0.92")
     axes.set_axisbelow(True)
     if len(values) > 1:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -1.0 / max(len(labels), 1)), frameon=False, ncols=4)
-    return _save(figure, path)
+    return save_figure(figure, path)

@@ -1,33 +1,17 @@
 """Tagging and embedding of recordings of any length, read from disk block by block."""
 
-import logging
-import queue
-import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from helpers.files import clip_id
-from helpers.tagging_results import (
-    ARRAYS,
-    TABLES,
-    Tagged,
-    Unfinished,
-    require_suffix,
-    table,
-    write_arrays,
-    write_tags,
-)
-from helpers.windows import Window, batches, in_samples, sliding
-
-log = logging.getLogger(__name__)
+from helpers.inference import Skipped, process, run, unique_names
+from helpers.result_files import Unfinished, require_suffix
+from helpers.tagging_results import ARRAYS, TABLES, Tagged, table, write_arrays, write_tags
+from helpers.windows import Window, in_samples, sliding
 
 WHOLE_SECONDS = 60.0  # recordings up to this length are tagged in one pass, longer ones in parts of it
-AHEAD = 2  # batches that are read while others are computed
-UNREADABLE = (ValueError, FileNotFoundError)  # what a reader raises for a file that cannot be used
 
 
 @dataclass(frozen=True)
@@ -63,30 +47,9 @@ class Cut:
         return sliding(blocks, size, hop)
 
 
-@dataclass
-class _Recording:
-    """A recording on its way; windows are counted by the thread that reads, outputs are added by the other one."""
-
-    path: str
-    windows: list[tuple[int, int, int]] = field(default_factory=list)  # first sample, samples, valid samples
-    outputs: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    read: bool = False
-    error: str | None = None
-
-    @property
-    def finished(self) -> bool:
-        return self.read and (self.error is not None or len(self.outputs) == len(self.windows))
-
-    def result(self, sample_rate) -> Tagged:
-        start, samples, valid = np.array(self.windows).T
-        logits, embeddings = (np.stack(arrays) for arrays in zip(*self.outputs))
-        spans = np.stack([start, start + samples], axis=1) / sample_rate
-        return Tagged(self.path, spans, valid / sample_rate, logits, embeddings)
-
-
 def tag_recordings(
     paths: Iterable, runner, read: Callable, cut: Cut = Cut(), batch_size: int = 8
-) -> Iterator[Tagged | tuple[str, str]]:
+) -> Iterator[Tagged | Skipped]:
     """Tags recordings one after the other; windows of several of them share a batch.
 
     In memory are a few windows, however long the recordings are, beside the outputs of the recordings in work.
@@ -105,67 +68,18 @@ def tag_recordings(
         ValueError: the windows are impossible, or the network refuses their length.
     """
     cut.windows((), runner)  # an impossible length is no fault of a recording
-    started: deque[_Recording] = deque()
-    for group in _ahead(batches(_cut_all(paths, runner, read, cut, started), batch_size)):
-        outputs = runner(np.stack([window.samples for _, window in group]))
-        for (recording, _), *output in zip(group, *outputs):
-            recording.outputs.append(output)
-        while started and started[0].finished:
-            yield _outcome(started.popleft(), runner)
-    for recording in started:
-        yield _outcome(recording, runner)
 
+    def make(recording, outputs) -> Tagged:
+        windows, logits, embeddings = [], [], []
+        for window, output in outputs:
+            windows.append((window.start, len(window.samples), window.valid))
+            logits.append(output[0])
+            embeddings.append(output[1])
+        start, samples, valid = np.array(windows).T
+        spans = np.stack([start, start + samples], axis=1) / runner.sample_rate
+        return Tagged(recording.path, spans, valid / runner.sample_rate, np.stack(logits), np.stack(embeddings))
 
-def _cut_all(paths, runner, read, cut, started):
-    for path in paths:
-        recording = _Recording(str(path))
-        started.append(recording)
-        try:
-            for window in cut.windows(read(path, runner.sample_rate), runner):
-                recording.windows.append((window.start, len(window.samples), window.valid))
-                yield recording, window
-        except UNREADABLE as error:
-            recording.error = str(error).splitlines()[0]
-        recording.read = True
-
-
-def _outcome(recording, runner):
-    if recording.error is not None:
-        return recording.path, recording.error
-    return recording.result(runner.sample_rate)
-
-
-def _ahead(items: Iterable) -> Iterator:
-    """The same items, produced by another thread a little ahead."""
-    ready, stop, end = queue.Queue(AHEAD), threading.Event(), object()
-
-    def offer(item):
-        while not stop.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def produce():
-        try:
-            for item in items:
-                offer((item, None))
-                if stop.is_set():
-                    return
-            offer((end, None))
-        except BaseException as error:  # raised again where the items are used
-            offer((end, error))
-
-    thread = threading.Thread(target=produce, name="reading", daemon=True)
-    thread.start()
-    try:
-        while (got := ready.get())[0] is not end:
-            yield got[0]
-        if got[1] is not None:
-            raise got[1]
-    finally:
-        stop.set()
-        thread.join()
+    return process(paths, runner, read, lambda blocks: cut.windows(blocks, runner), make, batch_size)
 
 
 def inference(
@@ -204,7 +118,7 @@ def inference(
     if out is not None:
         require_suffix(out, TABLES + ARRAYS)
 
-    figures = {path: Path(plot or "") / f"{name}.png" for path, name in _names(paths).items()}
+    figures = {path: Path(plot or "") / f"{name}.png" for path, name in unique_names(paths).items()}
 
     def each(tagged):
         if len(paths) > 1 or len(tagged.spans) > 1:
@@ -218,7 +132,7 @@ def inference(
     def write(results, skipped):
         write_tags(out, results, classes, skipped, multi_label)
 
-    return _run(paths, runner, read, cut, batch_size, out, each, write)
+    return _run(paths, runner, read, cut, batch_size, out, each, write, plot)
 
 
 def embed(paths: Sequence, runner, read: Callable, out, cut: Cut = Cut(), *, batch_size: int = 8) -> dict:
@@ -242,37 +156,8 @@ def embed(paths: Sequence, runner, read: Callable, out, cut: Cut = Cut(), *, bat
     return _run(paths, runner, read, cut, batch_size, out, lambda tagged: None, write)
 
 
-def _names(paths) -> dict[str, str]:
-    """Path -> a name of its own: the file's, numbered where several files are called alike."""
-    names, used = {}, {}
-    for path in map(str, paths):
-        stem = clip_id(path)
-        used[stem] = used.get(stem, 0) + 1
-        names[path] = stem if used[stem] == 1 else f"{stem}-{used[stem]}"
-    return names
-
-
-def _run(paths, runner, read, cut, batch_size, out, each, write):
-    """Tags what is not tagged yet; ``each`` sees the new results, ``write`` all of them in the end."""
-    paths = [str(path) for path in paths]
-    settings = [runner.identity, cut.window_size, cut.hop_length, cut.whole_seconds]
-    kept = None if out is None else Unfinished(out, settings)
-    todo = [path for path in paths if kept is None or path not in kept]
-    if len(todo) < len(paths):
-        log.info("%s: %d of %d recordings are done already", out, len(paths) - len(todo), len(paths))
-    skipped = {}
-    for tagged in tag_recordings(todo, runner, read, cut, batch_size):
-        if not isinstance(tagged, Tagged):
-            path, skipped[path] = tagged
-            log.warning("skipped: %s", skipped[path])
-            continue
-        if kept is not None:
-            kept.put(tagged)
-        each(tagged)
-    if len(skipped) == len(paths):
-        reason = next(iter(skipped.values()), "there is none")
-        raise ValueError(reason if len(paths) == 1 else f"0 of {len(paths)} recordings can be read; first: {reason}")
-    if kept is not None:
-        with kept.finishing():
-            write(kept.results(paths), skipped)
+def _run(paths, runner, read, cut, batch_size, out, each, write, plot=None):
+    settings = [runner.identity, cut.window_size, cut.hop_length, cut.whole_seconds, plot and str(plot)]
+    kept = None if out is None else Unfinished(out, settings, Tagged)
+    skipped = run(paths, lambda todo: tag_recordings(todo, runner, read, cut, batch_size), each, kept, write)
     return {"tagged": len(paths) - len(skipped), "skipped": skipped}

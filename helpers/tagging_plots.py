@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.plots import COLOURS, _class_axis, _figure, _save
+from helpers.plots import COLOURS, class_axis, new_figure, save_figure
 from helpers.tagging_results import TOP, Tagged
 
 
@@ -25,15 +25,15 @@ def plot_tags(tagged: Tagged, classes: Sequence[str], path, multi_label: bool = 
     peaks = probabilities.max(0)
     rows = np.argsort(-peaks, kind="stable")[:TOP]
     names, title = [classes[row] for row in rows], Path(tagged.path).name
-    figure = _figure(10 if len(tagged.spans) > 1 else 7, 1.3 + 0.36 * len(rows))
+    figure = new_figure(10 if len(tagged.spans) > 1 else 7, 1.3 + 0.36 * len(rows))
     axes = figure.add_subplot()
     if len(tagged.spans) > 1:
         _timeline(figure, axes, tagged, probabilities[:, rows].T)
     else:
         _bars(axes, peaks[rows])
-    _class_axis(axes, names)
+    class_axis(axes, names)
     axes.set_title(title if len(title) < 80 else f"{title[:77]}...", parse_math=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def boundaries(spans: np.ndarray, end: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers.files import replacing
-from helpers.plots import _figure, _plain, _save, plot_class_psds
+from helpers.plots import new_figure, plain_label, plot_class_psds, save_figure
 from helpers.report import shown, write_table
 from helpers.tagging_metrics import TaggingMetrics
 
@@ -83,10 +83,10 @@ def plot_confusion(table, classes: Sequence[str], path) -> Path:
     """
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     size = min(3.5 + 0.2 * len(classes), 24)
-    figure = _figure(size + 0.8, size)
+    figure = new_figure(size + 0.8, size)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names = [_plain(label) for label in classes]
+    names = [plain_label(label) for label in classes]
     if len(names) <= 100:  # of more, no label could be read
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
         axes.set_yticks(range(len(names)), names, fontsize=8)
@@ -97,7 +97,7 @@ def plot_confusion(table, classes: Sequence[str], path) -> Path:
                 colour = "white" if shares[row, column] > 0.5 else "0.3"
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(image, ax=axes, label="share of the clips of a class", fraction=0.04, pad=0.02)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def console_table(rows: Mapping[str, Mapping[str, float]], title: str = "test"):
@@ -119,6 +119,29 @@ def console_table(rows: Mapping[str, Mapping[str, float]], title: str = "test"):
         table.add_column(name, justify="right")
     for system, found in bare.items():
         table.add_row(system, *(shown(found.get(name)) for name in columns))
+    return table
+
+
+def costs_table(costs: Mapping):
+    """What networks cost as a rich table.
+
+    Args:
+        costs: name -> ``models.complexity.Complexity``.
+
+    Returns:
+        a ``rich.table.Table`` for ``rich.print``.
+    """
+    from rich.table import Table
+
+    table = Table(title="one clip", caption="memory: kB of 16-bit feature maps", title_justify="left", box=None)
+    table.add_column("network", no_wrap=True)
+    for name in ("M weights", "M MACs", "peak memory", "in slices", "receptive field", "mel"):
+        table.add_column(name, justify="right")
+    for name, cost in costs.items():
+        sliced = "-" if cost.peak_memory_efficient is None else f"{cost.peak_memory_efficient:.0f}"
+        field = "all" if cost.receptive_field is None else "{} x {}".format(*cost.receptive_field)
+        values = (f"{cost.parameters / 1e6:.3f}", f"{cost.macs_with_biases / 1e6:.1f}", f"{cost.peak_memory:.0f}")
+        table.add_row(name, *values, sliced, field, f"{cost.bands} x {cost.frames}")
     return table
 
 

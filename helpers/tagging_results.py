@@ -1,18 +1,15 @@
-"""What taggers say about recordings: tables on the console, files of several kinds, and storage in the meantime."""
+"""What taggers say about recordings: tables on the console and files of several kinds."""
 
 import csv
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from helpers.files import replacing
+from helpers.result_files import Hdf5Arrays, NpzArrays, require_suffix
 
 TOP, TOP_OF_WINDOW = 10, 5  # classes that are shown, as published
 HEADER = "*" * 13 + " Acoustic Event Detected: " + "*" * 17
@@ -69,12 +66,6 @@ def table(tagged: Tagged, classes: Sequence[str], multi_label: bool = True) -> s
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
-def require_suffix(path, suffixes: Sequence[str]):
-    """Raises ValueError unless a file has one of these suffixes."""
-    if Path(path).suffix.lower() not in suffixes:
-        raise ValueError(f"{path}: unknown kind of file, expected one of {', '.join(suffixes)}")
-
-
 def write_tags(
     path, results: Iterable[Tagged], classes: Sequence[str], skipped: Mapping[str, str], multi_label: bool = True
 ) -> Path:
@@ -148,7 +139,7 @@ def write_arrays(
         ValueError: unknown suffix.
     """
     require_suffix(path, ARRAYS)
-    collect = _Npz if Path(path).suffix.lower() == ".npz" else _Hdf5
+    collect = NpzArrays if Path(path).suffix.lower() == ".npz" else Hdf5Arrays
     with replacing(path) as temporary, collect(temporary) as file:
         for number, tagged in enumerate(results):
             rows = np.asarray(values(tagged), dtype=np.float32)
@@ -161,92 +152,3 @@ def write_arrays(
         if len(classes):
             file.append("classes", list(classes))
     return Path(path)
-
-
-class _Npz:
-    """Arrays that grow, in an npz file when the block ends."""
-
-    def __init__(self, path):
-        self.path, self.parts = path, {}
-
-    def append(self, name, rows):
-        self.parts.setdefault(name, []).append(np.asarray(rows))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *_):
-        if kind is None:
-            with open(self.path, "wb") as file:  # np.savez would add a suffix to the temporary name
-                np.savez_compressed(file, **{name: np.concatenate(parts) for name, parts in self.parts.items()})
-
-
-class _Hdf5:
-    """Arrays that grow in an HDF5 file."""
-
-    def __init__(self, path):
-        import h5py
-
-        self.file = h5py.File(path, "w")
-        self.text = h5py.string_dtype()
-
-    def append(self, name, rows):
-        rows = np.array(rows, dtype=self.text) if isinstance(rows, list) else rows
-        if name not in self.file:
-            self.file.create_dataset(name, data=rows, maxshape=(None, *rows.shape[1:]), chunks=True)
-            return
-        entry = self.file[name]
-        entry.resize(len(entry) + len(rows), axis=0)
-        entry[-len(rows) :] = rows
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-
-
-# -- storage ----------------------------------------------------------------------------------------------------------
-class Unfinished:
-    """Results beside the file that they will be in, one per recording: a run that was stopped goes on from there.
-
-    They lie in a hidden folder named after all that decides on them, each under a name that also hangs on the size and
-    time stamp of its recording: nothing is taken up that would come out differently now.
-
-    Args:
-        out: the final file.
-        settings: whatever the results depend on, in terms of JSON.
-    """
-
-    def __init__(self, out, settings):
-        out = Path(out)
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-        self.folder = out.with_name(f".{out.name}.{digest}")
-
-    def __contains__(self, path) -> bool:
-        return os.path.isfile(path) and self._file(path).is_file()
-
-    def put(self, tagged: Tagged):
-        """Keeps the result of a recording."""
-        with replacing(self._file(tagged.path)) as temporary, open(temporary, "wb") as file:
-            np.savez(
-                file, spans=tagged.spans, seconds=tagged.seconds, logits=tagged.logits, embeddings=tagged.embeddings
-            )
-
-    def results(self, paths: Iterable) -> Iterator[Tagged]:
-        """The results that are there, in the order of the recordings."""
-        for path in paths:
-            if path in self:
-                with np.load(self._file(path)) as content:
-                    yield Tagged(str(path), **content)
-
-    @contextmanager
-    def finishing(self):
-        """Removes the folder when the block ends well."""
-        yield self
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _file(self, path):
-        status = os.stat(path)
-        key = f"{path}|{status.st_size}|{status.st_mtime_ns}"
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"

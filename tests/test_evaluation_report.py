@@ -35,9 +35,9 @@ PARAMETERS = {
 def figures(monkeypatch):
     """The figures that are drawn, in order."""
     drawn = []
-    made = plots._figure
+    made = plots.new_figure
     for module in (plots, evaluation_plots):
-        monkeypatch.setattr(module, "_figure", lambda *size: drawn.append(made(*size)) or drawn[-1])
+        monkeypatch.setattr(module, "new_figure", lambda *size: drawn.append(made(*size)) or drawn[-1])
     return drawn
 
 

@@ -20,8 +20,8 @@ LABELS = ("Dog_bark", "Cat", "Speech")
 def figures(monkeypatch):
     """The figures that are drawn, in order."""
     drawn = []
-    made = plots._figure
-    monkeypatch.setattr(plots, "_figure", lambda *size: drawn.append(made(*size)) or drawn[-1])
+    made = plots.new_figure
+    monkeypatch.setattr(plots, "new_figure", lambda *size: drawn.append(made(*size)) or drawn[-1])
     return drawn
 
 

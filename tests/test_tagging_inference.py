@@ -12,8 +12,9 @@ import torch
 
 from data_util.class_tables import class_names
 from data_util.streaming import find_audio, stream
+from helpers.result_files import Unfinished
 from helpers.tagging_inference import Cut, embed, inference, tag_recordings
-from helpers.tagging_results import HEADER, Tagged, Unfinished, best, table, write_tags
+from helpers.tagging_results import HEADER, Tagged, best, table, write_tags
 from helpers.tagging_runners import Ensemble, Member, TorchRunner, fingerprint, make_runner
 from models.tagging import build_tagger
 from tests.golden.named_weights import golden_waveform, set_named_weights
@@ -427,11 +428,11 @@ def test_a_stopped_run_goes_on(tmp_path):
 
 def test_other_settings_start_anew(tmp_path):
     path = write(tmp_path / "a.wav", 1)
-    kept = Unfinished(tmp_path / "out.csv", ["tagger", None])
+    kept = Unfinished(tmp_path / "out.csv", ["tagger", None], Tagged)
     kept.put(tagged([path])[0])
     assert path in kept
-    assert path not in Unfinished(tmp_path / "out.csv", ["tagger", 2.0])
-    assert path not in Unfinished(tmp_path / "other.csv", ["tagger", None])
+    assert path not in Unfinished(tmp_path / "out.csv", ["tagger", 2.0], Tagged)
+    assert path not in Unfinished(tmp_path / "other.csv", ["tagger", None], Tagged)
     assert tmp_path / "nowhere.wav" not in kept
     (found,) = kept.results([path, tmp_path / "nowhere.wav"])
     assert found.path == str(path)

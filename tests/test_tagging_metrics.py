@@ -217,9 +217,9 @@ def figures(monkeypatch):
     """The figures that are drawn, in order."""
     from helpers import plots, tagging_report
 
-    drawn, made = [], plots._figure
+    drawn, made = [], plots.new_figure
     for module in (plots, tagging_report):
-        monkeypatch.setattr(module, "_figure", lambda *size: drawn.append(made(*size)) or drawn[-1])
+        monkeypatch.setattr(module, "new_figure", lambda *size: drawn.append(made(*size)) or drawn[-1])
     return drawn
 
 
