@@ -160,6 +160,12 @@ TAGGING = {
     "dcase20": {"pretrained_name": "own", "optimizer": {"lr": 8e-4}},
     "openmic": {"pretrained_name": "own", "optimizer": {"lr": 1e-5}},
     "folder": {"pretrained_name": "own", "optimizer": {"lr": 6e-5}, "data": {"batch_size": 32}},
+    "audioset_strong": {
+        "arch": "atst_frame",
+        "pretrained_name": "own",
+        "data": {"batch_size": 256, "num_workers": 16, "sample_rate": 16000},
+        "trainer": {"max_epochs": 30, "precision": "16-mixed", "check_val_every_n_epoch": 5},
+    },
 }
 # The published variant for several devices: `with audioset pl_audioset`.
 PL_AUDIOSET = {
@@ -187,4 +193,17 @@ TAGGING_DEMO = {
     "augment": {"mixup_alpha": 0.0},
     "trainer": {"max_epochs": 40, "check_val_every_n_epoch": 10},
     "optimizer": {"lr": 8e-3, "warm_up_len": 2, "ramp_down_start": 20, "ramp_down_len": 19},
+}
+
+# The named config `demo_strong`: the smallest frame-wise MobileNet on clips with strong labels.
+STRONG_DEMO = {
+    "seed": 1,
+    "dataset": "audioset_strong",
+    "arch": "frame_mn06",
+    "test_untrained": True,
+    "demo": {"enabled": True},
+    "data": {"sample_rate": 16000, "batch_size": 8, "num_workers": 0},
+    "strong": {"frame_shift_range": 0.0, "mixup_p": 0.0, "mixstyle_p": 0.0, "filter_augment_p": 0.0, "freq_warp_p": 0.0},
+    "trainer": {"max_epochs": 40, "check_val_every_n_epoch": 20},
+    "strong_optimizer": {"max_lr": 3e-3, "warmup_steps": 12},
 }

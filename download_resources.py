@@ -6,82 +6,28 @@ python download_resources.py --list
 """
 
 import argparse
-import os
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
-import zipfile
 from pathlib import Path
 
-from tqdm import tqdm
-
-from configs import RELEASES, RESOURCES, RESOURCES_PATH
-
-CHUNK = 1 << 20
-
-
-def table():
-    """All resources, name -> (path below the resources folder, address): ours, and the plugins' checkpoints."""
-    import models  # takes seconds, and a mirror of the stage recipes does without
-
-    resources = dict(RESOURCES)
-    there = {path for path, _ in resources.values()}
-    for architecture in map(models.get, models.names()):
-        for name, checkpoint in architecture.checkpoints.items():
-            if checkpoint.file not in there and architecture.section in RELEASES:
-                file = urllib.parse.quote(Path(checkpoint.file).name)
-                resources[name] = (checkpoint.file, f"{RELEASES[architecture.section]}/{file}")
-    return resources
-
-
-def fetch(address, path):
-    """Downloads to ``path``; a file of that name is always complete.
-
-    Raises:
-        OSError: no answer, a refusal, or fewer bytes than announced.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with urllib.request.urlopen(address, timeout=30) as answer, open(partial, "wb") as file:
-        size = int(answer.headers.get("Content-Length") or 0)
-        with tqdm(total=size or None, unit="B", unit_scale=True, desc=path.name) as bar:
-            while chunk := answer.read(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-    if size and partial.stat().st_size != size:
-        raise OSError(f"{address}: {partial.stat().st_size} bytes came, {size} were announced; start it again")
-    os.replace(partial, path)
-
-
-def unpack(archive, folder):
-    """Unpacks a zip below ``folder``, nothing outside it; the archive is removed.
-
-    Raises:
-        ValueError: a member would land outside the folder.
-    """
-    folder = Path(folder).resolve()
-    with zipfile.ZipFile(archive) as content:
-        for name in content.namelist():
-            if not (folder / name).resolve().is_relative_to(folder):
-                raise ValueError(f"{archive}: '{name}' would be written outside {folder}, nothing was unpacked")
-        content.extractall(folder)
-    archive.unlink()
+from configs import RESOURCES, RESOURCES_PATH
+from data_util.archives import unpack
+from helpers.downloads import provide
+from published import address_of, table
 
 
 def get(path, address, root=RESOURCES_PATH, base_url=None):
     """Fetches one resource unless it is there; returns whether it was fetched."""
-    if base_url:
-        address = f"{base_url.rstrip('/')}/{address.rsplit('/', 1)[1]}"
+    address = address_of(address, base_url)
     target = Path(root) / path
     if target.exists():
         return False
     if not address.endswith(".zip"):
-        fetch(address, target)
+        provide(target, address)
         return True
     archive = target.with_name(target.name + ".zip")
-    fetch(address, archive)
+    provide(archive, address)
     unpack(archive, target.parent)
+    archive.unlink()
     return True
 
 
@@ -121,7 +67,7 @@ def main(argv=None):
     for name in names:
         try:
             print(f"{name}: {'fetched' if get(*resources[name], options.root, options.base_url) else 'is there'}")
-        except (OSError, urllib.error.URLError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError) as error:
             failed = True
             print(f"error: {name}: {error}", file=sys.stderr)
     return int(failed)

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 import configs
 import models
+import strong_stage
 import taggers
 from data_util.demo_tagging import with_demo
 from data_util.listings import ESC50_FOLDS
@@ -37,7 +38,7 @@ from helpers.tagging_metrics import TaggingMetrics
 from helpers.tagging_report import over_folds, show, show_folds
 from helpers.tagging_schedules import make_optimizer, make_schedule
 from helpers.tagging_settings import content_of_run, require_classes, with_settings_of_run
-from models.tagging import build_tagger, load_tagger
+from models.tagging import build_tagger
 
 trainer = Section(
     "trainer", L.Trainer, runs.TRAINER_EXTRAS,
@@ -51,13 +52,14 @@ kd = Section("kd", Distillation)
 loss = Section("loss", {"masked_mean": "annotated"})
 optimizer = Section("optimizer", make_optimizer, make_schedule)
 demo = Section("demo", with_demo)
+frames = strong_stage.Sections()
 plugins = [Section(name, entries) for name, entries in models.sections().items()]
-ex = Scripted("ex_audioset", [trainer, wandb, data, augment, kd, loss, optimizer, demo, *plugins])
+ex = Scripted("ex_audioset", [trainer, wandb, data, augment, kd, loss, optimizer, demo, *frames, *plugins])
 
 
 @ex.config
 def settings():
-    dataset = None  # audioset, fsd50k, esc50, dcase20, openmic or folder: `with esc50` sets it and the published recipe
+    dataset = None  # audioset, fsd50k, ..., audioset_strong or folder: `with esc50` sets it and the published recipe
     arch = "mn10_as"  # python -m models lists all
     pooling = None  # "mean" or "attention": over the frame embeddings, in place of the network's own classifier
     pretrained_name = None  # "own": the published weights of arch; another published name; a file; None: random weights
@@ -80,6 +82,8 @@ def recordings():
     hop_length = None  # seconds from one window to the next; None: a quarter of the window
     out = None  # file of the results: .csv, .json, .npz or .h5; of export: .onnx
     plot = None  # folder of figures
+    labels = None  # of events: folder of Audacity labels
+    scores = None  # of events: folder of score tables
     backend = "torch"  # or "onnx", "openvino"
     precision = "f32"  # or "bf16"
     device = None  # of torch; None: the accelerator, where there is one
@@ -97,6 +101,7 @@ for name in configs.TAGGING:
     ex.add_named_config(name, recipe(name))
 ex.add_named_config("pl_audioset", plain(configs.PL_AUDIOSET))
 ex.add_named_config("demo", plain(configs.TAGGING_DEMO))
+ex.add_named_config("demo_strong", plain(configs.STRONG_DEMO))
 taggers.add_commands(ex)
 
 
@@ -112,7 +117,7 @@ def make_module(config, teaching, clips, content=None):
     name, dataset = config["pretrained_name"], config["dataset"]
     mel, tagger = build_tagger(config["arch"], config, len(clips.classes), config["pooling"])
     mel.input_rate = clips.sample_rate
-    loaded = load_tagger(tagger, config["arch"], name, configs.RESOURCES_PATH)
+    loaded = taggers.load_weights(tagger, config["arch"], name)
     if content is not None:
         require_classes(config["arch"] if name == "own" else name, loaded, content, clips.classes, dataset)
     if config["compile"]:
@@ -129,8 +134,18 @@ def make_module(config, teaching, clips, content=None):
     )  # fmt: skip
 
 
+def make_trained(config, teaching, clips):
+    """The module that is trained."""
+    if config["dataset"] == strong_stage.DATASET:
+        return strong_stage.make_module(config, frames, ex.given, clips, trained=False)
+    return make_module(config, teaching, clips)
+
+
 def make_tested(config, clips):
     """The network that is tested as it is, or the ensemble."""
+    if config["dataset"] == strong_stage.DATASET and not config["ensemble"]:
+        (config,) = taggers.named(config, ex.given)
+        return strong_stage.make_module(config, frames, ex.given, clips, trained=True)
     members = []
     for one in taggers.named(config, ex.given):
         content = content_of_run(one["pretrained_name"])
@@ -160,10 +175,11 @@ def run(config, train=True):
         runs.require_own(kept)
     monitor = best_is_tested(config)
     L.seed_everything(config["seed"], verbose=False)
-    teaching, entries = Distillation(**config["kd"]), with_demo(config["data"], **config["demo"])
-    sets = make_sets(config["dataset"], entries, train, config["validate_on"], teaching.weights[1] > 0)
+    teaching, entries = Distillation(**config["kd"]), with_demo(config["dataset"], config["data"], **config["demo"])
+    taught = strong_stage.taught(config) if config["dataset"] == strong_stage.DATASET else teaching.weights[1] > 0
+    sets = make_sets(config["dataset"], entries, train, config["validate_on"], taught)
     clips = clips_of(sets["test"])
-    module = make_module(config, teaching, clips) if train else make_tested(config, clips)
+    module = make_trained(config, teaching, clips) if train else make_tested(config, clips)
     if resumed:
         load_exact(module, resumed["state_dict"], name=str(ckpt_path))
 
@@ -216,7 +232,7 @@ def esc50_cv(_config):
 def check_data(_config):
     """Compares the parts of a data set that are there with what is published."""
     config = plain(_config)
-    entries = with_demo(config["data"], **config["demo"])
+    entries = with_demo(config["dataset"], config["data"], **config["demo"])
     rich.print(report.checks_table(check(config["dataset"], **chosen(entries, evaluation_set))))
 
 

@@ -11,6 +11,7 @@ import torch
 
 import configs
 import models
+import strong_stage
 from data_util.class_tables import class_names
 from data_util.streaming import find_audio, stream
 from helpers import onnx_export, tagging_inference
@@ -21,7 +22,8 @@ from helpers.tagging_runners import Member, make_runner
 from helpers.tagging_settings import content_of_run, with_settings_of_run
 from models.complexity import Complexity
 from models.complexity import complexity as costs
-from models.tagging import build_tagger, load_tagger, local_file
+from models.tagging import build_tagger, load_tagger, local_file, published_checkpoint
+from published import provide_weights
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,12 @@ def named(config: Mapping, given: Collection[str]) -> list[dict]:
     return [{**config, **_meant(name, config["arch"])} for name in members]
 
 
+def load_weights(tagger, arch, name):
+    """As :func:`models.tagging.load_tagger`, from the resources folder or, what is not there, from where it comes."""
+    provide_weights(published_checkpoint(arch, name))
+    return load_tagger(tagger, arch, name, configs.RESOURCES_PATH)
+
+
 def load(config: Mapping, given: Collection[str]) -> Trained:
     """The network of one config.
 
@@ -78,7 +86,7 @@ def load(config: Mapping, given: Collection[str]) -> Trained:
     arch = config["arch"]
     n_classes = len(content["classes"]) if content else None
     mel, tagger = build_tagger(arch, config, n_classes, config["pooling"])
-    loaded = load_tagger(tagger, arch, name, configs.RESOURCES_PATH)
+    loaded = load_weights(tagger, arch, name)
     if loaded is None:
         log.warning("pretrained_name=%s: %s has random weights", name, arch)
     called = arch if name in (None, "own") else Path(name).stem
@@ -177,6 +185,9 @@ def add_commands(ex):
     def inference(_config):
         """Tags recordings of any length and format: audio_path=FILE, folder or list; out= and plot= keep results."""
         config = plain(_config)
+        if config["dataset"] == strong_stage.DATASET:
+            strong_stage.detect_events(config, ex.given, recordings_of(config))
+            return
         runner, classes, multi_label = runner_of(config, ex.given, classify=True)
         tagging_inference.inference(
             recordings_of(config), runner, stream, classes, cut_of(config),

@@ -41,7 +41,7 @@ START = 30000  # milliseconds at which all clips are said to begin in their vide
 STREAM = 211  # entropy beside the numbers of the parts of other demo data
 
 
-def write_demo_strong(folder, clips=(24, 8), seed=0, sources=None, workers=None) -> str:
+def write_demo_strong(folder, clips=(96, 24), seed=0, sources=None, workers=None) -> str:
     """Makes the data set, unless it is complete already; a half-made one is continued.
 
     Args:

@@ -14,6 +14,7 @@ from pathlib import Path
 from data_util.classes import DESED_CLASSES
 from data_util.demo import demo_folder, find_sounds
 from data_util.demo_parts import NOTES, _make_clip, deal, spread
+from data_util.demo_strong import write_demo_strong
 from data_util.output import claim, write_json
 from data_util.soundscapes import Job, Recipe, cpus, generator, in_parallel
 from helpers.files import replacing
@@ -41,17 +42,21 @@ SOUNDS_PER_CLIP = (1, 3)
 STREAM = 201  # entropy beside the numbers of the parts of other demo data
 
 
-def with_demo(entries, enabled=False, root="resources/demo", sources=None, seed=0) -> dict:
+def with_demo(dataset, entries, enabled=False, root="resources/demo", sources=None, seed=0) -> dict:
     """Entries of the config section ``data``, with the folder of the demo data where they are asked for.
 
     Args:
+        dataset: "audioset_strong"; the demo of all others is a ``folder``.
         entries: of that section.
         enabled: whether to make the demo data, unless they are there, and to use them.
-        root: they go to a folder below its folder ``tagging``.
-        sources, seed: see :func:`make_demo_tagging`.
+        root: they go to a folder below its folder ``tagging`` or ``audioset_strong``.
+        sources, seed: see :func:`make_demo_tagging` and :func:`data_util.demo_strong.write_demo_strong`.
     """
     if not enabled:
         return dict(entries)
+    if dataset == "audioset_strong":
+        folder = demo_folder(f"{root}/audioset_strong", sources, seed)
+        return {**entries, "root": write_demo_strong(folder, sources=sources, seed=seed)}
     folder = demo_folder(f"{root}/tagging", sources, seed)
     return {**entries, "root": make_demo_tagging(folder, sources, seed)}
 

@@ -15,12 +15,12 @@ import numpy as np
 from data_util.class_tables import strong_classes, strong_names
 from data_util.errors import DataMissing, TableError
 from data_util.events import Events, FrameGrid, encode_strong
+from helpers.text import listed
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
 FRAME_HOP, NET_POOLING, RATE = 160, 4, 16000  # label frames of 40 ms, whatever the sample rate of the audio
-NAMED = 10  # labels outside the list that a message names
 
 
 def strong_grid(clip_length=10.0):
@@ -214,13 +214,12 @@ def _fail_at(path, table, wrong, problem):
 def _report(path, labels, names):
     """Logs the labels outside the list: a warning for those that are no class at all."""
     counts = Counter(labels)
-    listed = {*names, *names.values()}
+    known = {*names, *names.values()}
     for level, found, what in (
-        (logging.INFO, [label for label in counts if label in listed], "of the evaluation list alone"),
-        (logging.WARNING, [label for label in counts if label not in listed], "unknown"),
+        (logging.INFO, [label for label in counts if label in known], "of the evaluation list alone"),
+        (logging.WARNING, [label for label in counts if label not in known], "unknown"),
     ):
         if found:
-            shown = ", ".join(f"'{names.get(label, label)}' ({counts[label]})" for label in found[:NAMED])
-            more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+            shown = listed([f"'{names.get(label, label)}' ({counts[label]})" for label in found])
             total = sum(counts[label] for label in found)
-            logger.log(level, "%s: %d events left out, their classes are %s: %s%s", path, total, what, shown, more)
+            logger.log(level, "%s: %d events left out, their classes are %s: %s", path, total, what, shown)

@@ -8,6 +8,7 @@ import numpy as np
 
 from helpers.files import clip_id
 from helpers.scores import Events, ScoreTable, clip_duration, median_filter, merge_events
+from helpers.text import listed
 
 log = logging.getLogger(__name__)
 
@@ -212,5 +213,5 @@ class Reference:
             self._reported.add(missing)
             log.warning(
                 "%s: no true event of %s in the %d evaluated clips, left out of the means",
-                self.name, ", ".join(missing), len(match.clips),
+                self.name, listed(missing), len(match.clips),
             )  # fmt: skip

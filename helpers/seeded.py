@@ -43,9 +43,10 @@ class SeededModule(L.LightningModule):
         """Gathers the clips of all ranks, computes on one of them, logs everywhere."""
         evaluation = self.evaluation[part]
         if self.trainer.world_size > 1:
-            states = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(states, evaluation.state())
-            evaluation.merge(states)
+            states = [None] * self.trainer.world_size if self.trainer.is_global_zero else None
+            torch.distributed.gather_object(evaluation.state(), states)
+            if states:
+                evaluation.merge(states)
         values = dict(evaluation.publish(prefix)) if self.trainer.is_global_zero else None
         self.results = self.trainer.strategy.broadcast(values)
         self.log_dict(self.results, rank_zero_only=False, sync_dist=False)

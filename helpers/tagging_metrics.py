@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from helpers.collectors import Collector, as_array
+from helpers.text import listed
 
 log = logging.getLogger(__name__)
 
-NAMED = 10  # missing classes named in the log, the others are counted
 
 
 def average_precision(scores, targets) -> float:
@@ -82,6 +82,11 @@ class TaggingMetrics:
         self._computed, self._named = (-1, {}), False
 
     # -- collecting
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """The value per class that a figure shows, and its title."""
+        return ("AP", "Average precision") if self.multi_label else ("accuracy", "Accuracy")
 
     def update(self, logits, batch: Mapping):
         """Takes a batch.
@@ -170,11 +175,9 @@ class TaggingMetrics:
         missing = [name for name, count in zip(self.classes, clips) if not count]
         if missing and not self._named:
             self._named = True
-            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
             log.warning(
-                "%s: none of the %d clips has the class %s%s, left out of the means",
-                self.name, total, ", ".join(missing[:NAMED]), more,
-            )  # fmt: skip
+                "%s: none of the %d clips has the class %s, left out of the means", self.name, total, listed(missing)
+            )
 
     def _loss(self):
         logits, targets, mask = self._arrays()

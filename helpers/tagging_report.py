@@ -31,7 +31,7 @@ def write_results(results: Mapping[str, Mapping[str, float]], metrics: TaggingMe
     tables = {f"classes/{name}": column for name, column in per_class.items()}
     paths = [*write_table(_by_system(results), folder, per_class=tables)]
     paths.append(write_classes(per_class, folder / "classes.csv"))
-    name, title = ("AP", "Average precision") if metrics.multi_label else ("accuracy", "Accuracy")
+    name, title = metrics.shown
     paths.append(plot_classes(per_class[name], folder / f"{name.lower()}_by_class.png", title))
     if not metrics.multi_label:
         paths.append(plot_confusion(metrics.confusion(), metrics.classes, folder / "confusion.png"))

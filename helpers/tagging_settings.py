@@ -11,7 +11,7 @@ def content_of_run(name) -> dict:
     if name is None or not Path(name).is_file():
         return {}
     content = read(name)
-    return content if "tagger" in content and config_of_run(content) else {}
+    return content if "classes" in content and config_of_run(content) else {}
 
 
 def with_settings_of_run(
@@ -26,7 +26,7 @@ def with_settings_of_run(
         config: of this run.
         given: dotted names of the entries that the user set.
         content: of the weights file, see :func:`content_of_run`; empty leaves everything as it is.
-        sections: names of the sections of all architectures.
+        sections: names of the sections of all architectures; that of frame-wise heads, ``strong_model``, is one more.
         train: whether that tagger is where a training starts.
 
     Returns:
@@ -50,7 +50,7 @@ def with_settings_of_run(
         elif config["dataset"] is None:
             data = theirs["data"]
             result |= {"dataset": theirs["dataset"], "demo": theirs["demo"]}
-    taken = {name: theirs.get(name, {}) for name in sections}
+    taken = {name: theirs.get(name, {}) for name in (*sections, "strong_model") if name in config}
     for section, entries in {**taken, "data": data}.items():
         kept = {entry: value for entry, value in entries.items() if f"{section}.{entry}" not in given}
         result[section] = {**config[section], **kept}

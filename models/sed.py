@@ -16,6 +16,8 @@ from models.frontends import CnnInput, CrnnMel, Scaler
 from models.heads import AudioSetHead
 from models.registry import OWN, Checkpoint, defaults
 from models.settings import CHECKED, require_architecture
+from models.strong import checkpoint_of_run
+from models.tagging import local_file
 
 log = logging.getLogger(__name__)
 
@@ -175,11 +177,14 @@ def load_backbone(model, checkpoint, resources):
 
 
 def _chosen(architecture, config, pretrained_name, backbone_file):
-    """The checkpoint which the config names, None where it names none."""
+    """The checkpoint which the config names, None where it names none; a file is one of AudioSet-strong training."""
     section = config.get(architecture.section, {})
     if section.get("wandb_id"):
         return _of_run(section["wandb_id"])
-    checkpoint = architecture.checkpoint(pretrained_name or section.get("pretrained_name", OWN))
+    name = pretrained_name or section.get("pretrained_name", OWN)
+    if local_file(name) is not None:
+        return checkpoint_of_run(Path(name).absolute())
+    checkpoint = architecture.checkpoint(name)
     if checkpoint is None and section.get("pretrained"):
         return architecture.checkpoint(IMAGE_MODEL)
     if checkpoint is None and backbone_file is not None:

@@ -184,19 +184,31 @@ def load_tagger(tagger: Tagger, arch: str, pretrained_name: str | None, folder) 
         FileNotFoundError: no such file; the message has the download command.
         ValueError: unknown name, or a file that is damaged or does not fit; the message names it.
     """
-    architecture = registry.get(arch)
-    path = local_file(pretrained_name)
-    if path is None:
-        checkpoint = _registered(architecture, pretrained_name)
-    else:
+    checkpoint, path = published_checkpoint(arch, pretrained_name), local_file(pretrained_name)
+    if path is not None:
         content = read(path)
         if RUN_ENTRY in content:
             return load_exact(tagger, content[RUN_ENTRY], resized=(tagger.classifier_names,), name=str(path))
-        checkpoint = replace(_layout(architecture, path), file=str(path.absolute()))
+        checkpoint = replace(_layout(registry.get(arch), path), file=str(path.absolute()))
     if checkpoint is None:
         return None
     net = tagger.backbone if isinstance(tagger, ClipTagger) else tagger
     return load_pretrained(net, checkpoint, folder, prefix="model.")
+
+
+def published_checkpoint(arch: str, pretrained_name: str | None) -> Checkpoint | None:
+    """The published file that :func:`load_tagger` reads for this name; None for a local file, or none at all.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if local_file(pretrained_name) is not None:
+        return None
+    architecture = registry.get(arch)
+    for member in _family(architecture):
+        if pretrained_name in member.checkpoints:
+            return member.checkpoints[pretrained_name]
+    return architecture.checkpoint(pretrained_name)
 
 
 def local_file(name) -> Path | None:
@@ -211,13 +223,6 @@ def _family(architecture) -> list[Architecture]:
     """The architecture and all others that share its config section."""
     others = map(registry.get, registry.names())
     return [architecture, *(other for other in others if other.section == architecture.section)]
-
-
-def _registered(architecture, name) -> Checkpoint | None:
-    for member in _family(architecture):
-        if name in member.checkpoints:
-            return member.checkpoints[name]
-    return architecture.checkpoint(name)
 
 
 def _layout(architecture, path) -> Checkpoint:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).parents[1]
+os.environ["RESOURCES_URL"] = "http://127.0.0.1:9"  # no test waits for, or gets, anything from elsewhere
 
 
 @pytest.fixture(scope="session")

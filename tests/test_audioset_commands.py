@@ -255,3 +255,24 @@ def test_silence_and_eight_channels(commands):
     soundfile.write(path, np.zeros((32000, 8)), 32000)
     commands("inference", arch="mn01_as", pretrained_name=None, audio_path=str(path), out=str(out))
     assert np.isfinite(np.load(out)["probabilities"]).all()
+
+
+# -- downloads
+def test_weights_that_are_not_there_are_fetched_once(commands, monkeypatch, tmp_path):
+    commands.publish("mn01_as")
+    path = commands.folder / models.get("mn01_as").checkpoint("own").file
+    served = tmp_path / "served"
+    served.mkdir()
+    path.rename(served / path.name)
+    monkeypatch.setenv("RESOURCES_URL", served.as_uri())
+    wav, out = write_noise(commands.folder / "a.wav"), commands.folder / "out.npz"
+    commands("inference", arch="mn01_as", audio_path=wav, out=str(out))
+    assert path.read_bytes() == (served / path.name).read_bytes()
+    noted = json.loads((path.parent / "downloads.json").read_text())[path.name]
+    assert noted["checksum"].startswith("sha256:")
+    path.unlink()
+    (served / path.name).write_bytes(b"other weights")
+    line = commands.error("inference", "with", "arch=mn01_as", f"audio_path={wav}")
+    assert "checksum" in line
+    assert noted["checksum"] in line
+    assert not path.exists()

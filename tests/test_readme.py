@@ -27,7 +27,10 @@ def commands():
     return [line for line in lines if line]
 
 
-SCRIPT_COMMANDS = [line for line in commands() if line.startswith("python -m ex_")]
+SCRIPT_COMMANDS = [
+    *(line for line in commands() if line.startswith("python -m ex_")),
+    *re.findall(r"^\|.*\| `(python -m ex_.*)` \|$", README, re.MULTILINE),
+]
 
 
 def test_there_are_commands():

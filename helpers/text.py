@@ -1,0 +1,9 @@
+"""Wording that messages share."""
+
+from collections.abc import Sequence
+
+
+def listed(names: Sequence, at_most: int = 12) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(map(str, names[:at_most])) + more
