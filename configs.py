@@ -199,11 +199,11 @@ TAGGING_DEMO = {
 STRONG_DEMO = {
     "seed": 1,
     "dataset": "audioset_strong",
-    "arch": "frame_mn06",
+    "arch": "frame_mn01",
     "test_untrained": True,
     "demo": {"enabled": True},
     "data": {"sample_rate": 16000, "batch_size": 8, "num_workers": 0},
     "strong": {"frame_shift_range": 0.0, "mixup_p": 0.0, "mixstyle_p": 0.0, "filter_augment_p": 0.0, "freq_warp_p": 0.0},
-    "trainer": {"max_epochs": 40, "check_val_every_n_epoch": 20},
-    "strong_optimizer": {"max_lr": 3e-3, "warmup_steps": 12},
+    "trainer": {"max_epochs": 60, "check_val_every_n_epoch": 20},
+    "strong_optimizer": {"max_lr": 6e-3, "warmup_steps": 60},
 }

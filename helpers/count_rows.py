@@ -85,10 +85,10 @@ def merged(parts: Iterable[list[np.ndarray]], silent: Changes | None) -> list[np
         silent: changes in the number of false positives of yet other clips.
     """
     rows = [*parts]
+    if silent is None and len(rows) == 1:
+        return rows[0]
     if silent is not None:
         rows.append((silent.threshold, silent.clip, 0, 0, silent.change, 0))
-    if len(rows) == 1:
-        return rows[0]
     columns = _columns(rows)
     order = np.argsort(-columns[0])
     return [column[order] for column in columns]

@@ -413,6 +413,17 @@ def test_thresholds_beyond_the_largest_rate_can_be_left_out(criteria):
                     np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
+def test_clips_with_events_that_stay_below_all_others():
+    table, truth, _, _ = made_up(3, rate=0.3)
+    for k, label in enumerate(LABELS):
+        heard = np.isin(np.arange(len(truth.clips)), truth.of_label(label).clip)
+        scores = np.where(heard[:, None], 0.01, table.scores[..., k] + 0.02)
+        limited = psd_counts_of_scores(scores, table.timestamps, truth, label, PSDS1, 1e-3)
+        assert limited.tp.shape == limited.fp.shape == limited.threshold.shape
+        _, found = limited.roc(max_efpr=1e-3)
+        assert (found == 0).all()
+
+
 @pytest.mark.parametrize("criteria", [PSDS1, PSDS2])
 def test_half_precision_changes_nothing(criteria):
     table, truth, _, _ = made_up(5)

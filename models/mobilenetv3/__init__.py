@@ -54,7 +54,8 @@ FILES = {
     "mn10_as_fc_s2221": "mn10_as_fc_s2221_mAP_466.pt",
     "mn10_as_fc_s2211": "mn10_as_fc_s2211_mAP_466.pt",
 }
-FRAME_WISE = ("frame_mn06", "frame_mn10")
+FRAME_WISE = tuple(f"frame_mn{width}" for width in "01 02 04 05 06 08 10 12 14 16 20 30 40".split())
+WITH_WEIGHTS = ("frame_mn06", "frame_mn10")  # published
 
 _NAME = re.compile(
     r"(frame_)?mn(?P<width>\d\d)(_im(_pytorch)?|_as(_no_im_pre|_ext)?)?(?P<fc>_fc)?(_s(?P<strides>\d{4}))?"
@@ -114,6 +115,8 @@ def _register_all():
         # A file of the AudioSet-strong wrapper; its two heads (447 sound events) have no place in the AudioSet head.
         heads = (r"^strong_head\.", r"^weak_head\.")
         published = {own: Checkpoint(f"pretrained_models/{own}.pt", entry=None, missing=_HEAD_STAYS, ignored=heads)}
+        if name not in WITH_WEIGHTS:
+            published, own = {}, None
         mel = {"n_mels": 128}  # the strides bring just this number of bands to one
         register(Architecture(name, FrameMobileNet, FrameMnMel, "frame_mn", "frame_mn_mel", published, own, net, mel))
 
