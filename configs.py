@@ -203,7 +203,44 @@ STRONG_DEMO = {
     "test_untrained": True,
     "demo": {"enabled": True},
     "data": {"sample_rate": 16000, "batch_size": 8, "num_workers": 0},
-    "strong": {"frame_shift_range": 0.0, "mixup_p": 0.0, "mixstyle_p": 0.0, "filter_augment_p": 0.0, "freq_warp_p": 0.0},
+    "strong": {
+        "frame_shift_range": 0.0,
+        "mixup_p": 0.0,
+        "mixstyle_p": 0.0,
+        "filter_augment_p": 0.0,
+        "freq_warp_p": 0.0,
+    },
     "trainer": {"max_epochs": 60, "check_val_every_n_epoch": 20},
     "strong_optimizer": {"max_lr": 6e-3, "warmup_steps": 60},
+}
+
+# -- query by vocal imitation -----------------------------------------------------------------------------------------
+
+# The named config `multi_gpu` of ex_qvim: the recipe of the baseline's version for several devices.
+QVIM_MULTI_GPU = {
+    "optimizer": {"warmup_percent": 0.1, "rampdown_percent": 0.8},
+    "trainer": {"precision": "bf16-mixed"},
+}
+
+# The named config `demo` of ex_qvim: short sounds at 16 kHz and a network of 58 000 weights.
+QVIM_DEMO = {
+    "seed": 1,
+    "arch": "mn01_as",
+    "pretrained_name": None,
+    "demo": {"enabled": True},
+    "data": {"sample_rate": 16000, "duration": 3.2, "num_workers": 0},
+    "training": {"batch_size": 16},
+    "mel": {
+        "sample_rate": 16000,
+        "n_fft": 512,
+        "window_size": 512,
+        "hop_size": 256,
+        "n_mels": 64,
+        "freqm": 0,
+        "timem": 0,
+        "fmax_aug_range": 1000,
+    },
+    "loss": {"symmetric": True},
+    "trainer": {"max_epochs": 60, "check_val_every_n_epoch": 20},
+    "optimizer": {"max_lr": 3e-3, "min_lr": 1e-4, "warmup_epochs": 2, "rampdown_epochs": 50},
 }

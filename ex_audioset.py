@@ -143,7 +143,7 @@ def make_trained(config, teaching, clips):
 
 def make_tested(config, clips):
     """The network that is tested as it is, or the ensemble."""
-    if config["dataset"] == strong_stage.DATASET and not config["ensemble"]:
+    if strong_stage.asked_for(config):
         (config,) = taggers.named(config, ex.given)
         return strong_stage.make_module(config, frames, ex.given, clips, trained=True)
     members = []

@@ -15,6 +15,7 @@ import strong_stage
 from data_util.class_tables import class_names
 from data_util.streaming import find_audio, stream
 from helpers import onnx_export, tagging_inference
+from helpers.checkpoints import config_of_run
 from helpers.ingredients import plain
 from helpers.tagging_inference import Cut
 from helpers.tagging_report import costs_table
@@ -22,7 +23,7 @@ from helpers.tagging_runners import Member, make_runner
 from helpers.tagging_settings import content_of_run, with_settings_of_run
 from models.complexity import Complexity
 from models.complexity import complexity as costs
-from models.tagging import build_tagger, load_tagger, local_file, published_checkpoint
+from models.tagging import RUN_ENTRY, build_tagger, load_tagger, local_file, published_checkpoint
 from published import provide_weights
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,14 @@ def named(config: Mapping, given: Collection[str]) -> list[dict]:
 
 
 def load_weights(tagger, arch, name):
-    """As :func:`models.tagging.load_tagger`, from the resources folder or, what is not there, from where it comes."""
+    """As :func:`models.tagging.load_tagger`, from the resources folder or, what is not there, from where it comes.
+
+    Raises:
+        ValueError: also for the file of a run whose network does not tag clips.
+    """
+    content = content_of_run(name)
+    if content and RUN_ENTRY not in content:
+        raise ValueError(f"{name} holds a frame-wise model, expected a tagger: with audioset_strong it is used")
     provide_weights(published_checkpoint(arch, name))
     return load_tagger(tagger, arch, name, configs.RESOURCES_PATH)
 
@@ -162,6 +170,12 @@ def costs_of(config: Mapping, given: Collection[str]) -> dict[str, Complexity]:
     return found
 
 
+def _with_dataset(config) -> dict:
+    """The config, where no data set is chosen with that of the run whose weights are used."""
+    of_run = config_of_run(content_of_run(config["pretrained_name"])).get("dataset")
+    return {**config, "dataset": config["dataset"] or of_run}
+
+
 def _meant(name, arch) -> dict:
     """Architecture and weights that the name of a member stands for."""
     if local_file(name) is not None:
@@ -185,7 +199,8 @@ def add_commands(ex):
     def inference(_config):
         """Tags recordings of any length and format: audio_path=FILE, folder or list; out= and plot= keep results."""
         config = plain(_config)
-        if config["dataset"] == strong_stage.DATASET:
+        if strong_stage.asked_for(_with_dataset(config)):
+            (config,) = named(config, ex.given)
             strong_stage.detect_events(config, ex.given, recordings_of(config))
             return
         runner, classes, multi_label = runner_of(config, ex.given, classify=True)

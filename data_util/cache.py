@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -200,3 +201,17 @@ def _paths(folder, sample_rate, parent):
     name = f"{os.path.basename(parent)}-{hashlib.sha1(parent.encode()).hexdigest()[:8]}"
     base = Path(folder).expanduser() / str(sample_rate)
     return base / f"{name}.pcm", base / f"{name}.json"
+
+
+def complete_cache(files, folder, sample_rate):
+    """The cache of these files, complete; of several processes of a run one builds it, the others wait."""
+    folder = os.path.expanduser(str(folder))
+    while True:
+        try:
+            build_cache(files, folder, sample_rate)
+            return CachedAudio(folder, sample_rate)
+        except RuntimeError as error:
+            if "another process" not in str(error):
+                raise
+            logger.info("waiting: %s", error)
+            time.sleep(1)

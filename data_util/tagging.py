@@ -7,8 +7,6 @@ differently stands in the entry.
 
 import json
 import logging
-import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +15,7 @@ from types import MappingProxyType
 import numpy as np
 
 from data_util import tagging_parts as parts
-from data_util.cache import CachedAudio, build_cache
+from data_util.cache import complete_cache
 from data_util.class_tables import class_names
 from data_util.errors import DataMissing, TableError
 from data_util.hdf5_audio import Hdf5Audio, check_packed
@@ -178,7 +176,7 @@ def _clips(name, choice, clip_length, cache_path, on_bad_audio):
     options = dict(sample_rate=choice.sample_rate, clip_length=clip_length, on_bad_audio=on_bad_audio)
 
     def cached(files):
-        return None if cache_path is None else _cached(files, cache_path, choice.sample_rate)
+        return None if cache_path is None else complete_cache(files, cache_path, choice.sample_rate)
 
     strong = entry.listing is None
     packed = parts.strong_files(choice) if strong else parts.packed_files(name, choice)
@@ -220,17 +218,3 @@ def _packed_clips(name, paths, options):
         raise TableError(f"{paths[0]}: target has shape {audio.targets.shape}, expected {expected}")
     likelihood, mask = np.split(audio.targets.astype(np.float32), 2, axis=1)
     return TaggingClips(audio, classes, likelihood, mask, **options)
-
-
-def _cached(files, folder, sample_rate):
-    """The cache of these files, complete; of several processes of a run one builds it, the others wait."""
-    folder = os.path.expanduser(str(folder))
-    while True:
-        try:
-            build_cache(files, folder, sample_rate)
-            return CachedAudio(folder, sample_rate)
-        except RuntimeError as error:
-            if "another process" not in str(error):
-                raise
-            logger.info("waiting: %s", error)
-            time.sleep(1)

@@ -10,9 +10,9 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from data_util.archives import provide
+from data_util.cache import complete_cache
 from data_util.errors import DataMissing
 from data_util.loaders import SAMPLING, leave_signals_to_parent
-from data_util.tagging import _cached
 from data_util.tagging_samplers import ClipBatchSampler
 from data_util.vocal_augment import AugmentedPairs, Switches
 from data_util.vocal_clips import Pairs, Retrieval, SoundFiles, Sounds, pairs_of
@@ -162,5 +162,9 @@ def _read_by(collection, sample_rate, duration, cache_path):
     if duration <= 0 or sample_rate <= 0:
         raise ValueError(f"data.duration is {duration}, data.sample_rate {sample_rate}: expected numbers above 0")
     files = (collection.queries, collection.items)
-    cache = None if cache_path is None else _cached([path for part in files for path in part], cache_path, sample_rate)
+    cache = (
+        None
+        if cache_path is None
+        else complete_cache([path for part in files for path in part], cache_path, sample_rate)
+    )
     return [SoundFiles(part, sample_rate, round(duration * sample_rate), cache) for part in files]

@@ -12,7 +12,6 @@ import torch
 
 from helpers.contrastive import Contrastive, global_loss, name_ids
 from helpers.seeded import SeededModule
-from helpers.tagging import TaggingModule
 
 LOADERS = ("reference", "imitation")  # of an evaluation, in this order
 
@@ -132,8 +131,6 @@ class RetrievalModule(SeededModule):
         self.rate: Callable[[int], float] | None = None
         for metrics in evaluation.values():
             metrics.criterion = self.criterion
-
-    features = TaggingModule.features
 
     # -- training
 

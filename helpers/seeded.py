@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import lightning as L
 import numpy as np
 import torch
+from torch.nn import functional
 
 
 class SeededModule(L.LightningModule):
@@ -31,6 +32,12 @@ class SeededModule(L.LightningModule):
         sequence = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
         return np.random.default_rng(sequence)
+
+    def features(self, audio, rng=None):
+        """What the front end ``mel`` makes of [B, samples]; those too short for a frame are filled up with zeros."""
+        rate = self.mel.input_rate or self.mel.sample_rate
+        missing = -(-self.mel.min_samples * rate // self.mel.sample_rate) - audio.shape[-1]
+        return self.mel(functional.pad(audio, (0, missing)) if missing > 0 else audio, rng=rng)
 
     def start(self, part):
         """Forgets the clips of an earlier evaluation; running statistics are those of rank zero, as in a checkpoint."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from helpers.augment import draw_mix, gate, mix, mix_style
 from helpers.seeded import SeededModule
@@ -102,12 +101,6 @@ class TaggingModule(SeededModule):
     def headline(self) -> tuple[str, str]:
         """Name of the metric by which checkpoints of a run are compared, and "max"."""
         return ("val/mAP" if self.objective.multi_label else "val/accuracy"), "max"
-
-    def features(self, audio, rng=None):
-        """Log mels of [B, samples]; recordings that are too short for a frame are filled up with zeros."""
-        rate = self.mel.input_rate or self.mel.sample_rate
-        missing = -(-self.mel.min_samples * rate // self.mel.sample_rate) - audio.shape[-1]
-        return self.mel(functional.pad(audio, (0, missing)) if missing > 0 else audio, rng=rng)
 
     # -- training
 

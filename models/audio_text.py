@@ -46,7 +46,8 @@ class AudioTextEncoder(nn.Module):
         text_units: size of a hidden layer between sentence embedding and common space, None for none.
         text_encoder: of captions; None: sentence embeddings are computed elsewhere.
         freeze: how many of the audio encoder's layer groups are not trained, from the input on, or "all" for all but
-            the classifier. They stay in evaluation mode, with their running statistics.
+            the classifier. They stay in evaluation mode, with their running statistics. The published
+            ``conv_fine_tune_from=k`` means the first k groups of CNN14 (norm and blocks before k), and 1 means none.
         temperature: of the contrastive loss, its initial value.
         trainable_temperature: whether it is trained.
 
@@ -87,7 +88,7 @@ class AudioTextEncoder(nn.Module):
 
     def _freeze(self, freeze):
         """Freezes layer groups of the audio encoder; returns whether there are any."""
-        groups = self.audio_encoder.layer_groups()
+        groups = [group for group in self.audio_encoder.layer_groups() if group]
         if freeze == "all":
             chosen = [p for _, p in self.audio_encoder.named_parameters()]
         elif type(freeze) is int and 0 <= freeze < len(groups):
@@ -151,7 +152,7 @@ class AudioTextEncoder(nn.Module):
         """
         if not isinstance(captions, torch.Tensor):
             if self.text_encoder is None:
-                raise ValueError("captions as text need a text encoder, here are none but sentence embeddings expected")
+                raise ValueError("captions are texts, but there is no text encoder: expected sentence embeddings")
             captions = self.text_encoder(self.text_encoder.tokens(captions))
         return _normalised(self.text_projection(captions))
 

@@ -75,7 +75,7 @@ def test_embeddings_as_published(published):
     table = torch.nn.Embedding(12, 768)
     set_named_weights(table, 0, rename=lambda name: f"text_enc.embedding.{name}")
     batch, ids = clotho_batch(), torch.tensor([[3, 0], [7, 2]])
-    calibrate_batchnorm(model.audio_encoder, forward=lambda: model.eval().audio_encoder.tag(batch))
+    calibrate_batchnorm(model, forward=lambda: model.encode_audio(batch))
     with torch.no_grad():
         audio, text = model.encode_audio(batch), model.encode_text(table(ids[:, 0]))
         two = model.encode_text(table(ids).mean(1))
@@ -99,7 +99,8 @@ def trained_names(model):
         (ARCH, {}),
         ("cnn14_clotho", {"freeze": 3}),
         (ARCH, {"pooling": "attention", "audio_units": 5, "text_units": 7}),
-        ("dymn04_as", {"freeze": "all"}),
+        ("dymn04_as", {"freeze": 2}),
+        ("cnn14_clotho", {"freeze": "all"}),
         ("frame_mn06", {}),
     ],
 )
@@ -147,7 +148,7 @@ def test_sizes_without_meaning():
     ):
         with pytest.raises(ValueError, match=message):
             small(**options)
-    with pytest.raises(ValueError, match="captions as text need a text encoder"):
+    with pytest.raises(ValueError, match="captions are texts, but there is no text encoder"):
         small()[1].encode_text(["rain"])
 
 
@@ -187,9 +188,7 @@ def test_weights_of_the_published_systems_and_of_runs(tmp_path):
         _, model = small("cnn14_clotho", temperature=0.5)
         assert load_audio_text(model, "cnn14_clotho", str(tmp_path / name), tmp_path).left == left
         assert equal_states({name: tensor for name, tensor in state.items() if name != "tau"}, model.state_dict())
-    with pytest.raises(
-        ValueError, match=r"run.ckpt does not fit AudioTextEncoder: 4 tensors different \(audio"
-    ):
+    with pytest.raises(ValueError, match=r"run.ckpt does not fit AudioTextEncoder: 4 tensors different \(audio"):
         load_audio_text(small("cnn14_clotho", dim=9)[1], "cnn14_clotho", str(tmp_path / "run.ckpt"), tmp_path)
     assert audio_text_state({"tagger": {"classifier.weight": torch.zeros(1)}}) == {}
 
@@ -253,7 +252,7 @@ def test_triplet_loss_by_hand(hardest):
     one = text[:1].clone().requires_grad_()
     alone = triplet_loss(one, audio[:1], torch.ones(1, 1, dtype=torch.bool), hardest=hardest)
     alone.backward()
-    assert (float(alone), float(one.grad.abs().sum())) == (0.0, 0.0)
+    assert (alone.item(), one.grad.abs().sum().item()) == (0.0, 0.0)
 
 
 def test_distillation_by_hand():
@@ -440,11 +439,11 @@ def text_embeddings():
     return np.random.default_rng(1).normal(size=(CLIPS, 6)).astype(np.float32)
 
 
-def tones(seconds=0.5, rate=8000):
-    """Clips of different pitch and length, one caption each."""
+def tones(seconds=0.5, rate=8000, growth=0.25):
+    """Clips of different pitch, one caption each, and of three lengths where there is growth."""
     rng, samples = np.random.default_rng(0), []
     for number in range(CLIPS):
-        time = np.arange(int(seconds * (1 + number % 3 / 4) * rate)) / rate
+        time = np.arange(int(seconds * (1 + number % 3 * growth) * rate)) / rate
         audio = np.sin(2 * np.pi * 200 * 2 ** (number / 4) * time) + rng.normal(0, 0.05, len(time))
         sample = {"audio": torch.from_numpy(audio.astype(np.float32)), "length": len(audio), "clip": number}
         sample |= {"text": WORDS[number], "text_embedding": torch.from_numpy(text_embeddings()[number])}
@@ -462,9 +461,20 @@ def loader(batch_size, samples=None):
     return DataLoader(samples or tones(), batch_size, collate_fn=collate)
 
 
+def trainable(**options):
+    """Front end and encoder whose norms have statistics of the tones, so that embeddings differ from the start."""
+    mel, model = small(**options)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 0.3  # there are few steps to follow the weights
+    x = mel.eval()(next(iter(loader(CLIPS)))["audio"])
+    calibrate_batchnorm(model, forward=lambda: model.encode_audio(x))
+    return mel.train(), model.train()
+
+
 def make_module(model=None, mel=None, **options):
     if model is None:
-        mel, model = small()
+        mel, model = trainable()
     options = {"objective": AudioTextLoss(), "optimizer": make_optimizer, "schedule": make_schedule, **options}
     captions = text_embeddings() if model.text_encoder is None else WORDS
     parts = {part: CaptionMetrics(captions, np.arange(CLIPS), name=part) for part in ("validation", "test")}
@@ -488,7 +498,7 @@ def _quiet():
 
 @pytest.mark.filterwarnings("ignore")
 def test_training(tmp_path):
-    mel, model = small(trainable_temperature=True)
+    mel, model = trainable(trainable_temperature=True)
     module = make_module(model, mel, config={"arch": ARCH})
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     trainer = make_trainer(tmp_path)
@@ -524,25 +534,23 @@ def test_evaluation_does_not_depend_on_the_batches():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["infonce", "triplet", "distillation"])
 def test_training_learns(kind):
-    mel, model = small(temperature=0.2)
-    for layer in model.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.momentum = 0.3  # their statistics have few steps to arrive
+    mel, model = trainable()
     objective = AudioTextLoss("triplet", hardest=False) if kind == "triplet" else AudioTextLoss(distillation=1.0)
     teacher = SoftTargets([np.eye(CLIPS), np.eye(CLIPS)]) if kind == "distillation" else None
     schedule = partial(make_schedule, schedule="cosine", warmup_steps=2)
     module = make_module(
         model, mel, objective=objective, schedule=schedule, optimizer=partial(make_optimizer, lr=4e-3), teacher=teacher
     )
+    data = loader(12, tones(growth=0))
     trainer = make_trainer(epochs=25, limit_val_batches=0)
-    trainer.fit(module, loader(12))
-    trainer.test(module, loader(12), verbose=False)
+    trainer.fit(module, data)
+    trainer.test(module, data, verbose=False)
     assert module.results["test/mAP@10"] > 2 * np.mean(1 / np.arange(1, 13))
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_training_of_the_text_encoder(mpnet):
-    mel, model = small(text_dim=None, text_encoder=SentenceEncoder(mpnet, 1), freeze="all")
+    mel, model = trainable(text_dim=None, text_encoder=SentenceEncoder(mpnet, 1), freeze="all")
     module = make_module(model, mel, optimizer=partial(make_optimizer, text_lr=1e-2))
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     trainer = make_trainer(epochs=1)

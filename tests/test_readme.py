@@ -9,13 +9,19 @@ import torch
 from sacred.arg_parser import get_config_updates
 
 import ex_audioset
+import ex_qvim
 import ex_stage1
 import ex_stage2
 import models
 from models import registry
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-EXPERIMENTS = {"ex_stage1": ex_stage1.ex, "ex_stage2": ex_stage2.ex, "ex_audioset": ex_audioset.ex}
+EXPERIMENTS = {
+    "ex_stage1": ex_stage1.ex,
+    "ex_stage2": ex_stage2.ex,
+    "ex_audioset": ex_audioset.ex,
+    "ex_qvim": ex_qvim.ex,
+}
 
 
 def blocks(language):

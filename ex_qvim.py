@@ -1,0 +1,240 @@
+"""Query by vocal imitation: a hummed query finds the recorded sound.
+
+    python -m ex_qvim with demo
+    python -m ex_qvim with arch=mn10_as data.dataset_path=DIR
+    python -m ex_qvim evaluate | index | search | serve | submission | check_data | print_config
+
+Two encoders with common initial values are trained by a contrastive loss, as in the baseline of the AES AIMLA Challenge
+2025, after Greif et al., "Improving Query-by-Vocal Imitation with Contrastive Learning and Audio Pretraining", 2024.
+"""
+
+from functools import partial
+
+import lightning as L
+import numpy as np
+import rich
+from torch.utils.data import DataLoader
+
+import configs
+import models
+import sound_search
+from data_util.demo_vocal import with_demo
+from data_util.errors import BadAudio
+from data_util.loaders import evaluation_loader
+from data_util.tagging_roles import chosen
+from data_util.vocal import evaluation_pairs, pair_loader, training_pairs
+from helpers import logger, runs, two_dft
+from helpers.checkpoints import load_exact
+from helpers.contrastive import Contrastive
+from helpers.evaluation import Bootstrap
+from helpers.evaluation_report import evaluation_table, write_evaluation
+from helpers.ingredients import Scripted, Section, keyword_defaults, plain
+from helpers.retrieval import RetrievalModule, make_optimizer, make_schedule
+from helpers.retrieval_metrics import RetrievalMetrics, similarities
+from helpers.run_settings import with_settings_of
+from models.retrieval import build_dual, load_dual, mel_options, with_mel
+from models.tagging import published_checkpoint
+from published import provide_weights
+
+BASELINES = ("random", "2dft", "encoder")
+LOADING = {key: value for key, value in keyword_defaults(DataLoader).items() if key != "batch_size"}
+
+trainer = Section(
+    "trainer", L.Trainer, runs.TRAINER_EXTRAS,
+    devices=1, precision="32-true", max_epochs=15, benchmark=True, num_sanity_val_steps=0,
+    default_root_dir="./outputs", accumulate_grad_batches=1, reload_dataloaders_every_epoch=False,
+)  # fmt: skip
+wandb = Section("wandb", logger.wandb_logger, project="qvim", tags=[])
+data = Section(
+    "data", training_pairs, evaluation_pairs, {"unique_references": False}, LOADING,
+    dataset_path=configs.DATA_PATH, num_workers=8,
+)  # fmt: skip
+training = Section("training", {"batch_size": 16, "cached_batch": 0})
+mel = Section("mel", mel_options)
+loss = Section("loss", Contrastive)
+optimizer = Section("optimizer", make_optimizer, make_schedule)
+demo = Section("demo", with_demo)
+search_sections = sound_search.Sections()
+plugins = [Section(name, entries) for name, entries in models.sections().items()]
+ex = Scripted("ex_qvim", [trainer, wandb, data, training, mel, loss, optimizer, demo, *search_sections, *plugins])
+
+
+@ex.config
+def settings():
+    arch = "mn10_as"  # python -m models lists all
+    pretrained_name = "own"  # the published weights of arch; another published name; a file; None: random weights
+    pooling = None  # "mean" or "attention": over the frame embeddings, in place of the network's own
+    shared = False  # one encoder for imitations and sounds
+    projection = None  # size of a linear layer on top of the embedding
+    initial_tau = 0.07  # temperature of the loss
+    tau_trainable = False
+
+    query = None  # of search: a recording
+    top = 10  # sounds that are shown
+    out = None  # of search: a .json file; of submission: a folder
+    device = None  # of torch, for the index and the search; None: the accelerator, where there is one
+
+    baseline = None  # of evaluate: "random", "2dft" or "encoder" alone; None: a table of all
+    test_untrained = True  # also test before training, as published
+    ckpt_path = None  # go on from this checkpoint; "last": from the newest one of the runs called wandb.name
+    save_as = None  # also keep the best checkpoint as resources/pretrained_models/<save_as>.ckpt
+    compile = False  # torch.compile
+    rank = 0  # number of this machine of trainer.num_nodes, where no launcher tells
+
+
+# The version for several devices: shares of the epochs in place of their numbers.
+ex.add_named_config("multi_gpu", plain(configs.QVIM_MULTI_GPU))
+ex.add_named_config("demo", plain(configs.QVIM_DEMO))
+
+
+def build(config):
+    """Front end and the two encoders, with their weights."""
+    arch, name = config["arch"], config["pretrained_name"]
+    sections = with_mel(arch, config, mel_options(**config["mel"]), ex.given)
+    options = {key: config[key] for key in ("shared", "projection", "initial_tau", "tau_trainable")}
+    front, dual = build_dual(arch, sections, config["pooling"], **options)
+    front.input_rate = config["data"]["sample_rate"]
+    provide_weights(published_checkpoint(arch, name))
+    load_dual(dual, arch, name, configs.RESOURCES_PATH)
+    return front, dual
+
+
+def classes_of(retrieval):
+    """{path of an item: class}, None where not known."""
+    return retrieval.classes and dict(zip(retrieval.items.names, retrieval.classes))
+
+
+def make_module(config, retrieval):
+    """The encoders, and how they are trained and evaluated.
+
+    Args:
+        config: of the run.
+        retrieval: the :class:`data_util.vocal_clips.Retrieval` they are evaluated on.
+    """
+    front, dual = build(config)
+    if config["compile"]:
+        dual.compile()
+    metrics = {part: RetrievalMetrics(retrieval.truth, classes_of(retrieval), part) for part in ("validation", "test")}
+    return RetrievalModule(
+        front, dual, Contrastive(**config["loss"]),
+        partial(optimizer, target=make_optimizer), partial(optimizer, target=make_schedule),
+        metrics, config["seed"], config, config["training"]["cached_batch"],
+    )  # fmt: skip
+
+
+def make_loaders(config, entries, retrieval, train):
+    """Loaders of training, and of the sounds and queries of an evaluation."""
+    options, size, unique = chosen(entries, DataLoader), config["training"]["batch_size"], entries["unique_references"]
+    kept = not config["trainer"]["reload_dataloaders_every_epoch"] and options["num_workers"] > 0
+    options |= {"persistent_workers": kept}
+
+    def evaluation(*rank):
+        parts = retrieval.items, retrieval.queries
+        return [evaluation_loader(part, *rank, **options, batch_size=size) for part in parts]
+
+    def pairs(*position):
+        return pair_loader(train, size, config["seed"], *position, unique_references=unique, **options)
+
+    return runs.Loaders(pairs, evaluation, evaluation)
+
+
+def configured(config):
+    """The config with the settings of the run that wrote the weights."""
+    return with_settings_of(config["pretrained_name"], config, ex.given, sound_search.OF_ENCODERS)
+
+
+def run(config, train=True, rows=()):
+    """Trains and tests, or goes on where ``ckpt_path`` ends; without ``train``, tests the weights as they are.
+
+    Args:
+        config: of the run.
+        train: whether to.
+        rows: of other systems, shown above.
+
+    Returns:
+        the values of the test by name.
+    """
+    runs.start(config["rank"])
+    config = configured(config)
+    root, project, name = config["trainer"]["default_root_dir"], config["wandb"]["project"], config["wandb"]["name"]
+    ckpt_path = logger.resume_from(config["ckpt_path"], root, project, name) if train else None
+    folder = logger.run_folder(root, project, name, resumed=ckpt_path)
+    resumed = runs.read_checkpoint(ckpt_path)
+    config["seed"] = resumed.get("config", {}).get("seed", config["seed"])
+    kept = train and config["save_as"] and f"{configs.PRETRAINED}/{config['save_as']}.ckpt"
+    if kept:
+        runs.require_own(kept)
+    L.seed_everything(config["seed"], verbose=False)
+    entries = with_demo(config["data"], **config["demo"])
+    retrieval = evaluation_pairs(**chosen(entries, evaluation_pairs))
+    pairs = training_pairs(**chosen(entries, training_pairs)) if train else None
+    module = make_module(config, retrieval)
+    if resumed:
+        load_exact(module, resumed["state_dict"], name=str(ckpt_path))
+
+    online = logger.wandb_logger(folder, config, **config["wandb"])
+    loggers = logger.loggers(folder, online, resumed.get("global_step", 0))
+    lightning = runs.make_trainer(config["trainer"], folder, loggers, module.headline)
+    runs.write_summary(module, folder, config["trainer"]["weights_summary"])
+    results = runs.course(
+        lightning, module, make_loaders(config, entries, retrieval, pairs), ckpt_path=ckpt_path, train=train,
+        untrained=train and config["test_untrained"],
+    )  # fmt: skip
+    if kept:
+        runs.keep(lightning, folder, kept)
+    if lightning.is_global_zero and results["trained"]:
+        own = module.evaluation["test"].similarities().rows(config["arch"], Bootstrap())
+        show([*rows, *own], retrieval, folder)
+    if online:
+        online.experiment.finish()
+    return results["trained"]
+
+
+def show(rows, retrieval, folder):
+    """The values of an evaluation on the console and in its folder, and what could not be read."""
+    for part in (retrieval.queries, retrieval.items):
+        if part.unreadable:
+            rich.print(f"{len(part.unreadable)} sounds could not be read: {', '.join(part.unreadable)}")
+    write_evaluation(rows, {}, folder)
+    rich.print(evaluation_table(rows, "query by vocal imitation"))
+    print(f"tables and checkpoints: {folder}")
+
+
+def baseline_rows(name, retrieval):
+    """Values of random ranking, or of the organisers' baseline on 2-D Fourier transforms."""
+
+    def clips(part):
+        for number, path in enumerate(part.names):
+            try:
+                yield two_dft.prepared(*part.audio.read(number))
+            except BadAudio as error:
+                raise ValueError(f"{error}; the baseline needs all sounds, remove {path}") from None
+
+    sounds = retrieval.queries, retrieval.items
+    scores = two_dft.similarity(*map(clips, sounds)) if name == "2dft" else np.zeros([len(part) for part in sounds])
+    found = similarities(*(part.names for part in sounds), scores, retrieval.truth, classes_of(retrieval))
+    return (found if name == "2dft" else found.chance()).rows(name, Bootstrap())
+
+
+@ex.command(unobserved=True)
+def evaluate(_config):
+    """MRR and NDCG of random ranking, of the 2DFT baseline and of the encoders; baseline=NAME for one of them."""
+    config = plain(_config)
+    wanted = BASELINES if config["baseline"] is None else (config["baseline"],)
+    if not set(wanted) <= set(BASELINES):
+        raise ValueError(f"baseline is '{config['baseline']}', expected one of {', '.join(BASELINES)}")
+    retrieval = evaluation_pairs(**chosen(with_demo(config["data"], **config["demo"]), evaluation_pairs))
+    rows = [row for name in wanted if name != "encoder" for row in baseline_rows(name, retrieval)]
+    if "encoder" in wanted:
+        run(config, train=False, rows=rows)
+    else:
+        root = config["trainer"]["default_root_dir"]
+        show(rows, retrieval, logger.run_folder(root, config["wandb"]["project"], config["wandb"]["name"]))
+
+
+sound_search.add_commands(ex, search_sections, build, configured)
+
+
+@ex.automain
+def main(_config):
+    return run(plain(_config))

@@ -1,0 +1,50 @@
+"""A trained network as an encoder of sounds for an index, see :func:`helpers.sound_building.build_index`."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from helpers.tagging_runners import fingerprint
+
+
+class SoundEncoder:
+    """Waveforms [B, samples] float32 -> unit vectors [B, dim] float32.
+
+    Args:
+        mel: front end; it is set to the sample rate of the waveforms.
+        net: the network, in whose weights ``identity`` lies: encoders with the same net share one space.
+        embed: callable log mels -> unit vectors, a part of ``net``.
+        dim: of the vectors.
+        sample_rate: Hz.
+        max_seconds: longest waveform.
+        about: of the network, in terms of JSON.
+        device: of torch.
+
+    Attributes:
+        identity: text that tells weights and settings from others.
+    """
+
+    def __init__(
+        self,
+        mel: nn.Module,
+        net: nn.Module,
+        embed: Callable,
+        dim: int,
+        sample_rate: int,
+        max_seconds: float,
+        about: Mapping | None = None,
+        device="cpu",
+    ):
+        self.mel, self.net, self.embed = mel.eval().to(device), net.eval().to(device), embed
+        mel.input_rate = sample_rate
+        if hasattr(mel, "per_clip_range"):
+            mel.per_clip_range = True  # what a sound gets must not depend on its neighbours
+        self.dim, self.sample_rate, self.max_seconds = dim, sample_rate, max_seconds
+        self.about, self.device = dict(about or {}), device
+        self.identity = f"{sample_rate} Hz, {max_seconds:g} s, {fingerprint(mel, net)}"
+
+    @torch.inference_mode()
+    def __call__(self, waveforms: np.ndarray) -> np.ndarray:
+        return self.embed(self.mel(torch.from_numpy(waveforms).to(self.device))).float().cpu().numpy()

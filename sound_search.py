@@ -1,0 +1,174 @@
+"""Search in folders of sounds for ex_qvim: index, query, web page, and the files of the challenge."""
+
+import json
+import logging
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import rich
+import torch
+
+import models
+from data_util.streaming import find_audio, stream
+from helpers import qvim_submission, sound_server
+from helpers.files import replacing
+from helpers.ingredients import Section, plain
+from helpers.listening_page import listened, write_listening_page
+from helpers.local_server import serve as serve_pages
+from helpers.sound_building import build_index
+from helpers.sound_encoder import SoundEncoder
+from helpers.sound_index import load_index
+from helpers.sound_query import as_json, recording_query, table
+
+log = logging.getLogger(__name__)
+
+# What decides on the vectors of a trained pair of encoders, beside its weights.
+OF_ENCODERS = (
+    "arch", "pooling", "shared", "projection", "initial_tau", "tau_trainable", "mel", "data.sample_rate",
+    "data.duration", *models.sections(),
+)  # fmt: skip
+
+
+class Sections:
+    """The config sections ``index`` and ``serve``."""
+
+    def __init__(self):
+        self.index = Section("index", build_index, {"folder": "outputs/index", "sounds": None})
+        self.serve = Section("serve", serve_pages, sound_server.Limits, {"names": []})
+
+    def __iter__(self):
+        return iter((self.index, self.serve))
+
+
+def encoders(config, build):
+    """Encoders of sounds and of queries, by side.
+
+    Args:
+        config: of the run.
+        build: callable (config) -> front end and :class:`models.retrieval.DualEncoder` with their weights.
+    """
+    device = config["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    mel, dual = build(config)
+    about = {"arch": config["arch"], "weights": str(config["pretrained_name"])}
+    return {
+        side: SoundEncoder(
+            mel, dual, partial(dual, side=side), dual.embed_dim, config["data"]["sample_rate"],
+            config["data"]["duration"], about, device,
+        )
+        for side in ("reference", "imitation")
+    }  # fmt: skip
+
+
+def similarity_of(encoder, paths, batch_size):
+    """Vectors [paths, dim] of the starts of recordings."""
+    vectors, samples = [], round(encoder.max_seconds * encoder.sample_rate)
+    for first in range(0, len(paths), batch_size):
+        waveforms = [first_samples(path, encoder.sample_rate, samples) for path in paths[first : first + batch_size]]
+        vectors.append(encoder(np.stack(waveforms)))
+    return np.concatenate(vectors)
+
+
+def first_samples(path, sample_rate, samples):
+    """[samples] float32: the start of a recording, zeros behind its end."""
+    taken, count = [], 0
+    for block in stream(path, sample_rate):
+        taken.append(block)
+        count += len(block)
+        if count >= samples:
+            break
+    waveform = np.concatenate(taken)[:samples]
+    return np.pad(waveform, (0, samples - len(waveform)))
+
+
+def write_submission(folder, root, both, batch_size):
+    """The files of the challenge for a folder with ``Items`` and ``Queries``, checked, and a page to listen to them.
+
+    Args:
+        folder: where they go.
+        root: of the evaluation set.
+        both: see :func:`encoders`.
+        batch_size: clips.
+
+    Raises:
+        ValueError: see :mod:`helpers.qvim_submission`.
+    """
+    items, queries = qvim_submission.evaluation_files(root)
+    vectors = {
+        side: similarity_of(both[side], list(files.values()), batch_size)
+        for side, files in (("reference", items), ("imitation", queries))
+    }
+    similarity = vectors["imitation"] @ vectors["reference"].T
+    qvim_submission.write_submission(folder, similarity, list(queries), list(items))
+    found = qvim_submission.validate_submission(folder, queries, items)
+    entries = listened(similarity, list(queries.values()), list(items.values()), [None] * len(queries))
+    page = write_listening_page(Path(folder) / "listening.html", entries, "Submission")
+    print(f"{found['queries']} queries x {found['items']} items: {folder}, to listen to: {page}")
+
+
+def add_commands(ex, sections, build, configured):
+    """Gives an experiment the commands ``index``, ``search``, ``serve`` and ``submission``.
+
+    Args:
+        ex: the experiment.
+        sections: its :class:`Sections`.
+        build: see :func:`encoders`.
+        configured: callable (config) -> the config with the settings of the weights' run.
+    """
+
+    def made(_config):
+        config = configured(plain(_config))
+        return config, encoders(config, build)
+
+    def opened(config, both):
+        return load_index(config["index"]["folder"], both["imitation"], root=config["index"]["sounds"])
+
+    @ex.command(unobserved=True)
+    def index(_config):
+        """Makes the index index.folder of the sounds below index.sounds, or brings it up to date."""
+        config, both = made(_config)
+        sounds = config["index"]["sounds"]
+        if not sounds:
+            raise ValueError("index.sounds is not set, expected the folder of the sounds")
+        folder, root = config["index"]["folder"], Path(sounds).expanduser()
+        found = sections.index(folder, root, find_audio(root), both["reference"], stream)
+        for path, reason in found["skipped"].items():
+            log.warning("skipped: %s", reason if path in reason else f"{path}: {reason}")
+        counts = f"{found['embedded']} new, {found['kept']} kept, {len(found['skipped'])} skipped"
+        print(f"{found['files']} sounds, {found['windows']} vectors ({counts}): {folder}")
+
+    @ex.command(unobserved=True)
+    def search(_config):
+        """Ranks the sounds of an index for query=FILE; out=FILE.json keeps the result."""
+        config, both = made(_config)
+        if not config["query"]:
+            raise ValueError("query is not set, expected a recording")
+        there = opened(config, both)
+        query = recording_query(config["query"], both["imitation"], stream)
+        hits = there.search(query.vector, config["top"])
+        for notice in query.notices:
+            log.warning(notice)
+        rich.print(table(hits, config["query"]))
+        if config["out"]:
+            with replacing(config["out"]) as temporary:
+                text = json.dumps(as_json(there, hits, config["query"], query.notices), indent=1, ensure_ascii=False)
+                temporary.write_text(text, encoding="utf-8")
+
+    @ex.command(unobserved=True)
+    def serve(_config):
+        """Opens a web page on which one hums, or drops a file, and hears what is found."""
+        config, both = made(_config)
+        limits = sections.serve(target=sound_server.Limits)
+        app = sound_server.make_app(
+            opened(config, both), both["imitation"], stream, limits, names=config["serve"]["names"]
+        )
+        sections.serve(app, target=serve_pages)
+
+    @ex.command(unobserved=True)
+    def submission(_config):
+        """Writes the files of the challenge for data.test_root to out=FOLDER."""
+        config, both = made(_config)
+        if not config["data"]["test_root"]:
+            raise ValueError("data.test_root is not set, expected the evaluation set with Items and Queries")
+        out = config["out"] or "outputs/submission"
+        write_submission(out, config["data"]["test_root"], both, config["training"]["batch_size"])
