@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 RECALLS = (1, 5, 10)
 PRECISIONS = (10, 16)  # as published until 2024, and since 2025
-BLOCK = 4_000_000  # scores compared at a time
+BLOCK = 100_000  # scores compared at a time, as many as stay in a processor's cache
 
 
 class Placement:
@@ -79,6 +79,11 @@ class Placement:
         ranks[self._query[self._best]] = first[self._best]
         return ranks
 
+    def measures(self) -> dict[str, np.ndarray]:
+        """``mAP@10``, ``mAP@16``, ``R@1``, ``R@5`` and ``R@10``, [queries] each."""
+        values = {f"mAP@{k}": self.average_precision(k) for k in PRECISIONS}
+        return values | {f"R@{k}": self.recall(k) for k in RECALLS}
+
     def recall_curve(self) -> np.ndarray:
         """[items] mean over the queries of :meth:`recall` for k = 1, 2, ..."""
         steps = np.zeros(self.items + 1)
@@ -104,13 +109,11 @@ def _compared(scores, query, own):
 
 
 def measures(scores, relevant) -> dict[str, np.ndarray]:
-    """``mAP@10``, ``mAP@16``, ``R@1``, ``R@5`` and ``R@10`` of every query; arguments as of :class:`Placement`.
+    """:meth:`Placement.measures` of these scores; arguments as of :class:`Placement`.
 
     For captions as queries [captions, clips], for clips as queries both transposed.
     """
-    placement = Placement(scores, relevant)
-    values = {f"mAP@{k}": placement.average_precision(k) for k in PRECISIONS}
-    return values | {f"R@{k}": placement.recall(k) for k in RECALLS}
+    return Placement(scores, relevant).measures()
 
 
 def caption_values(scores, relevant) -> dict[str, float]:

@@ -7,7 +7,8 @@ a clip stay in the caches, and no core waits for another at the end of every lay
 import hashlib
 import itertools
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -66,10 +67,14 @@ class Runner:
         Raises:
             ValueError: a waveform is shorter than ``min_samples``, or the network needs another length.
         """
+        return self.submit(waveforms)()
+
+    def submit(self, waveforms: np.ndarray) -> Callable:
+        """Begins with a batch where there are several workers; the call of what is returned waits for the outputs."""
         if self._pool is None:
-            return self.run(waveforms)
-        logits, embeddings = zip(*self._pool.map(self.run, np.split(waveforms, len(waveforms))))
-        return np.concatenate(logits), np.concatenate(embeddings)
+            return lambda outputs=self.run(waveforms): outputs
+        begun = [self._pool.submit(self.run, clip) for clip in np.split(waveforms, len(waveforms))]
+        return lambda: tuple(map(np.concatenate, zip(*(clip.result() for clip in begun))))
 
     def run(self, waveforms):
         """The same for clips that are computed at once."""
@@ -141,14 +146,43 @@ class Ensemble:
                     raise ValueError(f"ensemble: {name} has {value} {unit}, expected {first[1]} as {first[0]} has")
         self.runners = list(runners)
         self.sample_rate, self.n_classes = runners[0].sample_rate, runners[0].n_classes
+        self.workers = max(runner.workers for runner in runners)
         self.embed_dim = sum(runner.embed_dim for runner in runners)
         self.min_samples = max(runner.min_samples for runner in runners)
         self.identity = " + ".join(runner.identity for runner in runners)
 
     def __call__(self, waveforms):
         """As :class:`Runner`."""
-        logits, embeddings = zip(*(runner(waveforms) for runner in self.runners))
-        return np.mean(logits, axis=0, dtype=np.float32), np.concatenate(embeddings, axis=1)
+        return self.submit(waveforms)()
+
+    def submit(self, waveforms):
+        """As :meth:`Runner.submit`."""
+        begun = [runner.submit(waveforms) for runner in self.runners]
+
+        def outputs():
+            logits, embeddings = zip(*(finish() for finish in begun))
+            return np.mean(logits, axis=0, dtype=np.float32), np.concatenate(embeddings, axis=1)
+
+        return outputs
+
+
+def computed(runner, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Outputs of a runner for one batch after the other.
+
+    Where several workers share the work, they begin with the next batches before the last clips of one are ready: so
+    all of them are busy with batches of one clip, too.
+    """
+    enough = runner.workers if runner.workers > 1 else 0  # clips beyond the batch that is waited for
+    begun, clips = deque(), 0
+    for batch in batches:
+        clips += len(batch)
+        begun.append((len(batch), runner.submit(batch)))
+        while begun and clips - begun[0][0] >= enough:
+            count, outputs = begun.popleft()
+            clips -= count
+            yield outputs()
+    for _, outputs in begun:
+        yield outputs()
 
 
 def make_runner(
@@ -207,8 +241,13 @@ def fingerprint(*modules: nn.Module) -> str:
 def _single_threaded(workers) -> ThreadPoolExecutor:
     """Threads in which torch uses no further ones."""
     threads, ready = torch.get_num_threads(), threading.Barrier(workers)
-    pool = ThreadPoolExecutor(workers, "clips", initializer=torch.set_num_threads, initargs=(1,))
-    # All of them must have begun before the number is set again, which new threads inherit.
+
+    def begin():
+        torch.get_num_threads()  # a thread's first question sets its number to the common one, also after set_num_threads
+        torch.set_num_threads(1)
+
+    pool = ThreadPoolExecutor(workers, "clips", initializer=begin)
+    # All of them must have begun before the common number, which is 1 now, is set back.
     list(pool.map(lambda _: ready.wait(), range(workers)))
     torch.set_num_threads(threads)
     return pool
