@@ -134,10 +134,10 @@ def make_module(config, teaching, clips, content=None):
     )  # fmt: skip
 
 
-def make_trained(config, teaching, clips):
-    """The module that is trained."""
+def make_trained(config, teaching, clips, validation):
+    """The module that is trained; ``clips`` are those of its test."""
     if config["dataset"] == strong_stage.DATASET:
-        return strong_stage.make_module(config, frames, ex.given, clips, trained=False)
+        return strong_stage.make_module(config, frames, ex.given, clips, trained=False, validation=validation)
     return make_module(config, teaching, clips)
 
 
@@ -179,7 +179,8 @@ def run(config, train=True):
     taught = strong_stage.taught(config) if config["dataset"] == strong_stage.DATASET else teaching.weights[1] > 0
     sets = make_sets(config["dataset"], entries, train, config["validate_on"], taught)
     clips = clips_of(sets["test"])
-    module = make_trained(config, teaching, clips) if train else make_tested(config, clips)
+    validation = clips_of(sets["validation"]) if train else None
+    module = make_trained(config, teaching, clips, validation) if train else make_tested(config, clips)
     if resumed:
         load_exact(module, resumed["state_dict"], name=str(ckpt_path))
 

@@ -19,10 +19,10 @@ import configs
 import models
 import sound_search
 from data_util.demo_vocal import with_demo
-from data_util.errors import BadAudio
 from data_util.loaders import evaluation_loader
 from data_util.tagging_roles import chosen
 from data_util.vocal import evaluation_pairs, pair_loader, training_pairs
+from data_util.vocal_clips import pairs_of
 from helpers import logger, runs, two_dft
 from helpers.checkpoints import load_exact
 from helpers.contrastive import Contrastive
@@ -32,11 +32,13 @@ from helpers.ingredients import Scripted, Section, keyword_defaults, plain
 from helpers.retrieval import RetrievalModule, make_optimizer, make_schedule
 from helpers.retrieval_metrics import RetrievalMetrics, similarities
 from helpers.run_settings import with_settings_of
-from models.retrieval import build_dual, load_dual, mel_options, with_mel
+from models.registry import NOTHING
+from models.retrieval import MEL_NAMES, build_dual, load_dual, mel_options, with_mel
 from models.tagging import published_checkpoint
 from published import provide_weights
 
-BASELINES = ("random", "2dft", "encoder")
+SYSTEMS = ("random", "2dft", "encoder")
+LONGEST = 60  # seconds of a recording that the 2DFT baseline looks at; it uses the first five, resampled with the rest
 LOADING = {key: value for key, value in keyword_defaults(DataLoader).items() if key != "batch_size"}
 
 trainer = Section(
@@ -75,6 +77,7 @@ def settings():
     device = None  # of torch, for the index and the search; None: the accelerator, where there is one
 
     baseline = None  # of evaluate: "random", "2dft" or "encoder" alone; None: a table of all
+    listen = None  # of evaluate: a page (.html), or a folder for it, on which one hears the hardest queries first
     test_untrained = True  # also test before training, as published
     ckpt_path = None  # go on from this checkpoint; "last": from the newest one of the runs called wandb.name
     save_as = None  # also keep the best checkpoint as resources/pretrained_models/<save_as>.ckpt
@@ -90,9 +93,8 @@ ex.add_named_config("demo", plain(configs.QVIM_DEMO))
 def build(config):
     """Front end and the two encoders, with their weights."""
     arch, name = config["arch"], config["pretrained_name"]
-    sections = with_mel(arch, config, mel_options(**config["mel"]), ex.given)
     options = {key: config[key] for key in ("shared", "projection", "initial_tau", "tau_trainable")}
-    front, dual = build_dual(arch, sections, config["pooling"], **options)
+    front, dual = build_dual(arch, config, config["pooling"], **options)
     front.input_rate = config["data"]["sample_rate"]
     provide_weights(published_checkpoint(arch, name))
     load_dual(dual, arch, name, configs.RESOURCES_PATH)
@@ -125,6 +127,8 @@ def make_module(config, retrieval):
 def make_loaders(config, entries, retrieval, train):
     """Loaders of training, and of the sounds and queries of an evaluation."""
     options, size, unique = chosen(entries, DataLoader), config["training"]["batch_size"], entries["unique_references"]
+    if size < 1:
+        raise ValueError(f"training.batch_size is {size}, expected at least 1 pair")
     kept = not config["trainer"]["reload_dataloaders_every_epoch"] and options["num_workers"] > 0
     options |= {"persistent_workers": kept}
 
@@ -139,17 +143,30 @@ def make_loaders(config, entries, retrieval, train):
 
 
 def configured(config):
-    """The config with the settings of the run that wrote the weights."""
-    return with_settings_of(config["pretrained_name"], config, ex.given, sound_search.OF_ENCODERS)
+    """The config with the settings of the run that wrote the weights, and with one front end in both its sections."""
+    config = with_settings_of(config["pretrained_name"], config, ex.given, sound_search.OF_ENCODERS)
+    config = with_mel(config["arch"], config, mel_options(**config["mel"]), ex.given)
+    front = config[models.get(config["arch"]).mel_section]
+    mel = {name: front.get(MEL_NAMES.get(name, name), value) for name, value in config["mel"].items()}
+    return {**config, "mel": mel}
 
 
-def run(config, train=True, rows=()):
+def evaluated(config):
+    """The :class:`data_util.vocal_clips.Retrieval` of a config, for metrics."""
+    entries = with_demo(config["data"], **config["demo"])
+    retrieval = evaluation_pairs(**chosen(entries, evaluation_pairs))
+    if not retrieval.truth:
+        raise ValueError(f"data.test_root = {entries['test_root']} has no table of the right sounds, expected one")
+    return retrieval
+
+
+def run(config, train=True, others=NOTHING):
     """Trains and tests, or goes on where ``ckpt_path`` ends; without ``train``, tests the weights as they are.
 
     Args:
         config: of the run.
         train: whether to.
-        rows: of other systems, shown above.
+        others: systems that are shown above, see :func:`show`.
 
     Returns:
         the values of the test by name.
@@ -165,9 +182,9 @@ def run(config, train=True, rows=()):
     if kept:
         runs.require_own(kept)
     L.seed_everything(config["seed"], verbose=False)
-    entries = with_demo(config["data"], **config["demo"])
-    retrieval = evaluation_pairs(**chosen(entries, evaluation_pairs))
+    entries, retrieval = with_demo(config["data"], **config["demo"]), evaluated(config)
     pairs = training_pairs(**chosen(entries, training_pairs)) if train else None
+    loaders = make_loaders(config, entries, retrieval, pairs)
     module = make_module(config, retrieval)
     if resumed:
         load_exact(module, resumed["state_dict"], name=str(ckpt_path))
@@ -176,60 +193,93 @@ def run(config, train=True, rows=()):
     loggers = logger.loggers(folder, online, resumed.get("global_step", 0))
     lightning = runs.make_trainer(config["trainer"], folder, loggers, module.headline)
     runs.write_summary(module, folder, config["trainer"]["weights_summary"])
-    results = runs.course(
-        lightning, module, make_loaders(config, entries, retrieval, pairs), ckpt_path=ckpt_path, train=train,
-        untrained=train and config["test_untrained"],
-    )  # fmt: skip
+    untrained = train and config["test_untrained"]
+    results = runs.course(lightning, module, loaders, ckpt_path=ckpt_path, train=train, untrained=untrained)
     if kept:
         runs.keep(lightning, folder, kept)
     if lightning.is_global_zero and results["trained"]:
-        own = module.evaluation["test"].similarities().rows(config["arch"], Bootstrap())
-        show([*rows, *own], retrieval, folder)
+        own = {config["arch"]: module.evaluation["test"].similarities()}
+        show({**others, **own}, retrieval, folder, config["listen"])
     if online:
         online.experiment.finish()
     return results["trained"]
 
 
-def show(rows, retrieval, folder):
-    """The values of an evaluation on the console and in its folder, and what could not be read."""
+def show(systems, retrieval, folder, listen=None):
+    """The values of an evaluation on the console and in its folder, and what could not be read.
+
+    Args:
+        systems: name -> :class:`helpers.retrieval_metrics.Similarities`; one hears those of the last.
+        retrieval: what was searched.
+        folder: of the tables.
+        listen: see the config.
+    """
     for part in (retrieval.queries, retrieval.items):
         if part.unreadable:
             rich.print(f"{len(part.unreadable)} sounds could not be read: {', '.join(part.unreadable)}")
+    rows = [row for name, found in systems.items() for row in found.rows(name, Bootstrap())]
     write_evaluation(rows, {}, folder)
     rich.print(evaluation_table(rows, "query by vocal imitation"))
     print(f"tables and checkpoints: {folder}")
+    if listen:
+        name, found = list(systems.items())[-1]
+        page = sound_search.write_page(listen, name, found, retrieval.truth, classes_of(retrieval))
+        print(f"to listen to: {page}")
 
 
-def baseline_rows(name, retrieval):
-    """Values of random ranking, or of the organisers' baseline on 2-D Fourier transforms."""
+def baselines(wanted, retrieval):
+    """Random ranking and the organisers' 2DFT baseline as far as they are wanted, as for :func:`show`."""
+    sounds, names = (retrieval.queries, retrieval.items), ([], [])
 
-    def clips(part):
+    def clips(part, readable):
+        def read(number):
+            return part.audio.read(number, lambda samples, rate: (0, min(samples, LONGEST * rate)))
+
         for number, path in enumerate(part.names):
-            try:
-                yield two_dft.prepared(*part.audio.read(number))
-            except BadAudio as error:
-                raise ValueError(f"{error}; the baseline needs all sounds, remove {path}") from None
+            other, audio = part.stand_ins.read(number, read)
+            if other == number:
+                readable.append(path)
+                yield two_dft.prepared(*audio)
 
-    sounds = retrieval.queries, retrieval.items
-    scores = two_dft.similarity(*map(clips, sounds)) if name == "2dft" else np.zeros([len(part) for part in sounds])
-    found = similarities(*(part.names for part in sounds), scores, retrieval.truth, classes_of(retrieval))
-    return (found if name == "2dft" else found.chance()).rows(name, Bootstrap())
+    if "2dft" in wanted:
+        scores = two_dft.similarity(*map(clips, sounds, names))
+    else:
+        names = [part.names for part in sounds]
+        scores = np.zeros([len(part) for part in sounds])
+    found = similarities(*names, scores, retrieval.truth, classes_of(retrieval))
+    return {name: system for name, system in (("random", found.chance()), ("2dft", found)) if name in wanted}
 
 
 @ex.command(unobserved=True)
 def evaluate(_config):
     """MRR and NDCG of random ranking, of the 2DFT baseline and of the encoders; baseline=NAME for one of them."""
     config = plain(_config)
-    wanted = BASELINES if config["baseline"] is None else (config["baseline"],)
-    if not set(wanted) <= set(BASELINES):
-        raise ValueError(f"baseline is '{config['baseline']}', expected one of {', '.join(BASELINES)}")
-    retrieval = evaluation_pairs(**chosen(with_demo(config["data"], **config["demo"]), evaluation_pairs))
-    rows = [row for name in wanted if name != "encoder" for row in baseline_rows(name, retrieval)]
+    runs.start(config["rank"])
+    wanted = SYSTEMS if config["baseline"] is None else (config["baseline"],)
+    if not set(wanted) <= set(SYSTEMS):
+        raise ValueError(f"baseline is '{config['baseline']}', expected one of {', '.join(SYSTEMS)}")
+    if wanted == ("random",) and config["listen"]:
+        raise ValueError("listen: there is nothing to hear of baseline=random, expected another one")
+    retrieval = None if wanted == ("encoder",) else evaluated(config)
+    systems = {} if retrieval is None else baselines(wanted, retrieval)
     if "encoder" in wanted:
-        run(config, train=False, rows=rows)
-    else:
-        root = config["trainer"]["default_root_dir"]
-        show(rows, retrieval, logger.run_folder(root, config["wandb"]["project"], config["wandb"]["name"]))
+        return run(config, train=False, others=systems)
+    root = config["trainer"]["default_root_dir"]
+    folder = logger.run_folder(root, config["wandb"]["project"], config["wandb"]["name"])
+    return show(systems, retrieval, folder, config["listen"])
+
+
+@ex.command(unobserved=True)
+def check_data(_config):
+    """Counts what is there of both data sets; what their tables name and is not there is listed."""
+    config = plain(_config)
+    runs.start(config["rank"])
+    entries = with_demo(config["data"], **config["demo"])
+    pairs = pairs_of(training_pairs(**chosen(entries, training_pairs))).pairs
+    retrieval = evaluation_pairs(**chosen(entries, evaluation_pairs))
+    print(f"to train on: {len(pairs)} pairs of {len(set(pairs[:, 1].tolist()))} sounds and their imitations")
+    known = len(retrieval.truth)
+    print(f"to search: {len(retrieval.items)} sounds, {len(retrieval.queries)} queries ({known} with the right sound)")
 
 
 sound_search.add_commands(ex, search_sections, build, configured)

@@ -23,6 +23,7 @@ from helpers.sound_query import as_json, recording_query, table
 
 log = logging.getLogger(__name__)
 
+PAGE = "listening.html"
 # What decides on the vectors of a trained pair of encoders, beside its weights.
 OF_ENCODERS = (
     "arch", "pooling", "shared", "projection", "initial_tau", "tau_trainable", "mel", "data.sample_rate",
@@ -81,6 +82,27 @@ def first_samples(path, sample_rate, samples):
     return np.pad(waveform, (0, samples - len(waveform)))
 
 
+def write_page(path, name, found, truth, classes=None):
+    """A page on which one hears the queries of an evaluation and what was found, the hardest first.
+
+    Args:
+        path: of the page, or a folder for ``listening.html``.
+        name: of the system.
+        found: :class:`helpers.retrieval_metrics.Similarities` of files.
+        truth: {query: its right sound}.
+        classes: {sound: class}; None where not known.
+
+    Returns:
+        the path of the page.
+    """
+    targets = [truth[query] for query in found.queries]
+    labels = [classes[target] for target in targets] if classes else ()
+    entries = listened(found.scores, found.queries, found.items, targets, labels)
+    path = Path(path).expanduser()
+    page = path if path.suffix.lower() in (".html", ".htm") else path / PAGE
+    return write_listening_page(page, entries, f"Query by vocal imitation: {name}")
+
+
 def write_submission(folder, root, both, batch_size):
     """The files of the challenge for a folder with ``Items`` and ``Queries``, checked, and a page to listen to them.
 
@@ -102,7 +124,7 @@ def write_submission(folder, root, both, batch_size):
     qvim_submission.write_submission(folder, similarity, list(queries), list(items))
     found = qvim_submission.validate_submission(folder, queries, items)
     entries = listened(similarity, list(queries.values()), list(items.values()), [None] * len(queries))
-    page = write_listening_page(Path(folder) / "listening.html", entries, "Submission")
+    page = write_listening_page(Path(folder) / PAGE, entries, "Submission")
     print(f"{found['queries']} queries x {found['items']} items: {folder}, to listen to: {page}")
 
 

@@ -71,7 +71,7 @@ def load_weights(tagger, arch, name):
     """
     content = content_of_run(name)
     if content and RUN_ENTRY not in content:
-        raise ValueError(f"{name} holds a frame-wise model, expected a tagger: with audioset_strong it is used")
+        raise ValueError(f"{name} holds a frame-wise model of {strong_stage.DATASET}, expected a tagger")
     provide_weights(published_checkpoint(arch, name))
     return load_tagger(tagger, arch, name, configs.RESOURCES_PATH)
 

@@ -37,7 +37,8 @@ def make_sets(name, entries, train=True, validate_on="test", teacher=False) -> d
     if not train:
         return {"test": evaluation_set(name, **chosen(entries, evaluation_set))}
     if teacher and entries["teacher_preds"] is None:
-        raise ValueError("data.teacher_preds is not set, expected the logits of a teacher, or kd.kd_lambda=0 for none")
+        weight = "strong.distillation_loss_weight" if name == "audioset_strong" else "kd.kd_lambda"
+        raise ValueError(f"data.teacher_preds is not set, expected the logits of a teacher, or {weight}=0 for none")
     training = {**entries, "teacher_preds": entries["teacher_preds"] if teacher else None}
     return {
         "train": training_set(name, **chosen(training, training_set)),

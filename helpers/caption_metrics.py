@@ -42,7 +42,7 @@ class Placement:
         self.total, self.items = relevant.sum(axis=1), scores.shape[1]
         query, item = np.nonzero(relevant)
         own = scores[query, item]
-        order = np.lexsort((-own, query))  # of a query the best right item first
+        order = np.lexsort((own, -query))[::-1]  # of a query the best right item first
         self._query, own = query[order], own[order]
         self._above, self._tied = _compared(scores, self._query, own)
         number = np.arange(len(own))

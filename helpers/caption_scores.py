@@ -2,16 +2,16 @@
 
 A file has ``scores`` [captions, clips] float32, higher for more alike; ``captions`` (texts) and ``caption_ids``
 (``<clip id>#<number>``, numbers from 1 on); ``files`` (audio file names, as in the caption table); ``right``
-[pairs, 2], numbers of a caption and of a clip that is right for it; and the attributes ``split`` and ``model`` (JSON).
-So it can be evaluated without the data set. It is written whole or not at all, and the same contents are the same
-bytes.
+[pairs, 2], numbers of a caption and of a clip that is right for it; ``split``, its name; and ``model`` (JSON), what
+made the scores. So it can be evaluated without the data set. It is written whole or not at all, and the same contents
+are the same bytes.
 """
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from helpers.predictions import canonical, first_duplicate
 
 log = logging.getLogger(__name__)
 
-ENTRIES = ("scores", "caption_ids", "captions", "files", "right")
+ENTRIES = ("scores", "caption_ids", "captions", "files", "right", "split", "model")
+NORMALISATIONS = {"none": None, "all": (0, 1), "caption": (1,)}  # axes over which scores are standardised
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,9 @@ class CaptionScores:
                 f"{len(self.captions)} captions, expected {expected}: captions, clips"
             )
         if not all(expected):
-            raise ValueError(f"{self.name}: {expected[0]} captions and {expected[1]} clips, expected at least 1 of each")
+            raise ValueError(
+                f"{self.name}: {expected[0]} captions and {expected[1]} clips, expected at least 1 of each"
+            )
         for kind, names in (("caption", self.ids), ("clip", self.clips)):
             if len(set(names)) < len(names):
                 raise ValueError(f"{self.name}: {kind} '{first_duplicate(names)}' is there twice, expected once")
@@ -147,13 +150,11 @@ class CaptionScores:
         with replacing(path) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
             file.create_dataset("scores", data=self.scores, track_times=False)
             file.create_dataset("right", data=right.astype(np.int64).reshape(-1, 2), track_times=False)
-            for name, texts in (("caption_ids", self.ids), ("captions", self.captions), ("files", self.files)):
-                encoded = [text.encode() for text in texts]
+            texts = {"caption_ids": self.ids, "captions": self.captions, "files": self.files}
+            for name, values in {**texts, "split": (self.split,), "model": (canonical(self.model),)}.items():
+                encoded = [value.encode() for value in values]
                 kind = h5py.string_dtype("utf-8", max(1, *map(len, encoded)))
                 file.create_dataset(name, data=np.array(encoded, dtype=kind), track_times=False)
-            for name, text in (("split", self.split), ("model", canonical(self.model))):
-                encoded = text.encode()
-                file.attrs.create(name, encoded, dtype=h5py.string_dtype("utf-8", max(1, len(encoded))))
         return path
 
 
@@ -215,43 +216,24 @@ def read_caption_scores(path, split: str | None = None, rows: Sequence | None = 
     if not path.is_file():
         raise FileNotFoundError(f"no file of audio-text scores {path}")
     with _opened(path) as file:
-        missing = [name for name in ENTRIES if name not in file] + [n for n in ("split", "model") if n not in file.attrs]
+        missing = [name for name in ENTRIES if name not in file]
         if missing:
-            raise ValueError(
-                f"{path}: no entry '{missing[0]}', expected {', '.join(ENTRIES)} and the attributes split and model"
-            )
-        texts = {name: tuple(file[name].asstr()[:]) for name in ("files", "captions", "caption_ids")}
+            raise ValueError(f"{path}: no entry '{missing[0]}', expected {', '.join(ENTRIES)}")
+        files, captions, ids = (tuple(file[name].asstr()[:]) for name in ("files", "captions", "caption_ids"))
+        [found], [model] = (file[name].asstr()[:] for name in ("split", "model"))
         scores, right = file["scores"][:], file["right"][:]
-        found, model = str(file.attrs["split"]), json.loads(file.attrs["model"])
-    shape = len(texts["caption_ids"]), len(texts["files"])
-    relevant = np.zeros(shape, dtype=bool)
-    if right.size and not ((right >= 0) & (right < shape)).all():
-        raise ValueError(f"{path}: right clips beyond the {shape[0]} captions and {shape[1]} clips of the file")
+    relevant = np.zeros((len(ids), len(files)), dtype=bool)
+    if right.shape[1:] != (2,) or not ((right >= 0) & (right < relevant.shape)).all():
+        raise ValueError(
+            f"{path}: right is no list of pairs of one of {len(ids)} captions and one of {len(files)} clips"
+        )
     relevant[tuple(right.T)] = True
-    result = CaptionScores(
-        found, texts["files"], texts["captions"], texts["caption_ids"], scores, relevant, model, str(path)
-    )
+    result = CaptionScores(found, files, captions, ids, scores, relevant, json.loads(model), str(path))
     result.require(split, rows)
     return result
 
 
 # -- ensembles --------------------------------------------------------------------------------------------------------
-def _unchanged(scores):
-    return scores
-
-
-def _standard(scores, axis=None):
-    spread = scores.std(axis=axis, keepdims=True)
-    return (scores - scores.mean(axis=axis, keepdims=True)) / np.where(spread > 0, spread, 1)
-
-
-def _standard_by_caption(scores):
-    return _standard(scores, axis=1)
-
-
-NORMALISATIONS = {"none": _unchanged, "all": _standard, "caption": _standard_by_caption}
-
-
 def ensemble(
     members: Sequence[CaptionScores], weights: Sequence[float] | None = None, normalise: str = "none"
 ) -> CaptionScores:
@@ -282,11 +264,16 @@ def ensemble(
     for member, weight in zip(members, weights / weights.sum()):
         _require_same(member, first)
         aligned = member.matrix(first.ids, first.clips).astype(np.float64)
-        total += weight * NORMALISATIONS[normalise](aligned)
+        total += weight * _standardised(aligned, NORMALISATIONS[normalise])
     model = {"ensemble": [member.model for member in members], "weights": weights.tolist(), "normalise": normalise}
-    return CaptionScores(
-        first.split, first.files, first.captions, first.ids, total, first.relevant, model, "ensemble"
-    )  # fmt: skip
+    return replace(first, scores=total, model=model, name="ensemble")
+
+
+def _standardised(scores, axes):
+    if axes is None:
+        return scores
+    spread = scores.std(axis=axes, keepdims=True)
+    return (scores - scores.mean(axis=axes, keepdims=True)) / np.where(spread > 0, spread, 1)
 
 
 def _require_same(member, first):

@@ -28,7 +28,7 @@ class Detection:
         window_size: seconds of a window, whole frames of the network; None: as in training, 10 s.
         hop_length: seconds from one window to the next, at most a window; None: half of one.
         median_window: frames of the median filter over the probabilities.
-        thresholds: one or several; events are found above each of them.
+        thresholds: one or several, events are found above each of them; None: 0.1, 0.2 and 0.5, as published.
         min_gap: events of a class with less than so many seconds between them are joined.
         min_duration: events of less than so many seconds are dropped afterwards.
         keep_padding: also decode the frames of the zeros that fill up the last window; their times are set to the end
@@ -38,7 +38,7 @@ class Detection:
     window_size: float | None = None
     hop_length: float | None = None
     median_window: int = 9
-    thresholds: float | Sequence[float] = THRESHOLDS
+    thresholds: float | Sequence[float] | None = None
     min_gap: float = 0.0
     min_duration: float = 0.0
     keep_padding: bool = False
@@ -49,6 +49,8 @@ class Detection:
         Raises:
             ValueError: there is none, or one is no number in [0, 1).
         """
+        if self.thresholds is None:
+            return THRESHOLDS
         given = self.thresholds if isinstance(self.thresholds, Sequence) else [self.thresholds]
         numbers = [value for value in given if isinstance(value, float | int) and 0 <= value < 1]
         if isinstance(given, str) or not len(given) or len(numbers) < len(given):

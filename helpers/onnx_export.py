@@ -143,6 +143,7 @@ class OnnxRunner(Runner):
         if not entries:
             raise ValueError(f"{path}: no metadata '{METADATA}', expected a file that `export` has written")
         options = runtime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised as well
         options.intra_op_num_threads = 1 if workers > 1 else torch.get_num_threads()
         self._session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.name, self.classes = entries["name"], entries["classes"]
@@ -177,10 +178,11 @@ def _write(model, example, path):
 
 
 def _reason(error):
-    """The line of the exporter's message that says what is wrong."""
+    """The lines of the exporter's message that say what is wrong, as one."""
     lines = [line.strip("- ") for line in str(error).splitlines() if line.strip()]
-    after = [line for line, before in zip(lines[1:], lines) if "Exception summary" in before]
-    return (after or lines)[0]
+    heading = next((number for number, line in enumerate(lines) if "Exception summary" in line), -1)
+    first, *more = lines[heading + 1 :]
+    return " ".join([first, *more[:1]]) if first.endswith(":") else first
 
 
 def _compare(temporary, model, path):
@@ -195,7 +197,8 @@ def _compare(temporary, model, path):
         try:
             logits = runner.run(waveform.numpy())[0]
         except Exception as error:  # onnxruntime's exceptions have no public base class
-            raise ValueError(f"{path}: the exported graph does not run ({type(error).__name__})") from error
+            what = f"{batch} waveforms of {samples} samples"
+            raise ValueError(f"{path}: the exported graph does not run for {what}, not all axes are free") from error
         found = torch.sigmoid(torch.from_numpy(logits)).numpy()
         if not np.abs(found - expected).max() <= TOLERANCE:
             difference = np.abs(found - expected).max()

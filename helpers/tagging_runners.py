@@ -59,7 +59,7 @@ class Runner:
 
     def __init__(self, workers: int = 1):
         self.workers = workers
-        self._pool = _single_threaded(workers) if workers > 1 else None
+        self._pool = single_threaded(workers) if workers > 1 else None
 
     def __call__(self, waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See the class.
@@ -72,7 +72,8 @@ class Runner:
     def submit(self, waveforms: np.ndarray) -> Callable:
         """Begins with a batch where there are several workers; the call of what is returned waits for the outputs."""
         if self._pool is None:
-            return lambda outputs=self.run(waveforms): outputs
+            outputs = self.run(waveforms)
+            return lambda: outputs
         begun = [self._pool.submit(self.run, clip) for clip in np.split(waveforms, len(waveforms))]
         return lambda: tuple(map(np.concatenate, zip(*(clip.result() for clip in begun))))
 
@@ -238,12 +239,12 @@ def fingerprint(*modules: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _single_threaded(workers) -> ThreadPoolExecutor:
+def single_threaded(workers) -> ThreadPoolExecutor:
     """Threads in which torch uses no further ones."""
     threads, ready = torch.get_num_threads(), threading.Barrier(workers)
 
     def begin():
-        torch.get_num_threads()  # a thread's first question sets its number to the common one, also after set_num_threads
+        torch.get_num_threads()  # the first use in a thread takes over the common number, and would undo the next line
         torch.set_num_threads(1)
 
     pool = ThreadPoolExecutor(workers, "clips", initializer=begin)

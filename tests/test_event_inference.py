@@ -597,7 +597,7 @@ def test_classes_with_the_highest_probabilities_are_drawn():
 
 
 def test_defaults_are_published_but_for_windows():
-    flags = {"median_window": 9, "thresholds": (0.1, 0.2, 0.5)}
-    assert {name: getattr(Detection(), name) for name in flags} == flags
+    assert Detection().median_window == 9
+    assert Detection().levels() == (0.1, 0.2, 0.5)
     assert Detection().sizes(Levels()) == (250, 125)
     assert PUBLISHED.sizes(Levels()) == (250, 250)
