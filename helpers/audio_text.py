@@ -15,7 +15,6 @@ from helpers import optim
 from helpers.audio_text_losses import AudioTextLoss, SoftTargets
 from helpers.contrastive import gather_with_gradient
 from helpers.seeded import SeededModule
-from helpers.tagging import TaggingModule
 
 SCHEDULES = ("plateau", "cosine", "constant")
 LOSS_PAIRS = 32  # pairs of a batch of the validation loss, the published batch size
@@ -128,8 +127,6 @@ class AudioTextModule(SeededModule):
         self.make_optimizer, self.make_schedule, self.run_config = optimizer, schedule, config
         for metrics in evaluation.values():
             metrics.encode, metrics.criterion = self.embed_captions, self.criterion
-
-    features = TaggingModule.features
 
     def inputs(self, batch, rng=None):
         """What the audio encoder reads, [B, 1, bands, frames]; features from a cache are not augmented."""

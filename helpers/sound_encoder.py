@@ -1,12 +1,16 @@
-"""A trained network as an encoder of sounds for an index, see :func:`helpers.sound_building.build_index`."""
+"""A trained network as an encoder of sounds for an index, see :func:`helpers.sound_building.build_index`.
+
+On a CPU a batch is worked off clip by clip, see :mod:`helpers.tagging_runners`; a single clip has all threads.
+"""
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import nn
 
-from helpers.tagging_runners import fingerprint
+from helpers.tagging_runners import fingerprint, single_threaded
 
 
 class SoundEncoder:
@@ -45,6 +49,17 @@ class SoundEncoder:
         self.about, self.device = dict(about or {}), device
         self.identity = f"{sample_rate} Hz, {max_seconds:g} s, {fingerprint(mel, net)}"
 
-    @torch.inference_mode()
     def __call__(self, waveforms: np.ndarray) -> np.ndarray:
+        if len(waveforms) == 1 or self._threads is None:
+            return self._embedded(waveforms)
+        return np.concatenate(list(self._threads.map(self._embedded, np.split(waveforms, len(waveforms)))))
+
+    @cached_property
+    def _threads(self):
+        """One thread per clip; None where the device takes a batch at once."""
+        workers = torch.get_num_threads() if torch.device(self.device).type == "cpu" else 1
+        return single_threaded(workers) if workers > 1 else None
+
+    @torch.inference_mode()
+    def _embedded(self, waveforms):
         return self.embed(self.mel(torch.from_numpy(waveforms).to(self.device))).float().cpu().numpy()

@@ -120,9 +120,9 @@ def console_table(found: Sweep):
 
     states = [trial.state for trial in found.trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
-    table = Table(title=f"trials: {counts or 'none'}", title_justify="left")
-    for head in ("trial", found.metric, *found.space):
-        table.add_column(head, justify="right", overflow="fold")
+    table = Table(title=f"trials: {counts or 'none'}", title_justify="left", box=None)
+    for head in ("trial", found.metric, *(_in_lines(key) for key in found.space)):
+        table.add_column(head, justify="right", overflow="fold", vertical="bottom")
     for trial in found.ranked()[:BEST_SHOWN]:
         values = (_short(trial.params.get(key)) for key in found.space)
         table.add_row(str(trial.number), f"{trial.value:.4f}", *values)
@@ -191,9 +191,11 @@ def plot_parallel(found: Sweep, path) -> Path:
     for column, entry in enumerate(found.space.values()):
         axes.axvline(column, color="0.5", linewidth=0.8, zorder=1)
         for value in _ticks(entry):
-            label = f" {_short(value)}"
-            axes.text(column, position(entry, value), label, fontsize=8, color="0.2", va="center", parse_math=False)
-    names = [key.rpartition(".")[0] + ".\n" + key.rpartition(".")[2] if "." in key else key for key in found.space]
+            axes.text(
+                column + 0.03, position(entry, value), _short(value), fontsize=8, color="0.2", va="center", zorder=3,
+                parse_math=False, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
+            )  # fmt: skip
+    names = [_in_lines(key) for key in found.space]
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set_yticks([])
     axes.set(xlim=(-0.3, len(names) - 0.4), ylim=(-0.05, 1.05))
@@ -223,8 +225,12 @@ def _ticks(entry):
     return [entry["low"], entry["high"]]
 
 
+def _in_lines(key) -> str:
+    return key.replace(".", ".\n")
+
+
 def _short(value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _write(path: Path, text: str) -> Path:
