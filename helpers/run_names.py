@@ -8,8 +8,9 @@ from helpers.logger import last_checkpoint
 
 # What does not change the results of a run: names, where it computes and what it shows.
 FREE = (
-    "ckpt_path", "resume_or_new", "save_as", "compile", "wandb", "trainer.default_root_dir", "trainer.accelerator",
-    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar",
+    "ckpt_path", "resume_or_new", "save_as", "compile", "cache", "rank", "scores", "weights", "out", "test_untrained",
+    "sweep", "seeds", "wandb", "trainer.default_root_dir", "trainer.accelerator", "trainer.devices",
+    "trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar",
     "trainer.enable_checkpointing", "trainer.enable_model_summary", "trainer.weights_summary",
     "trainer.last_every_n_steps", "trainer.log_every_n_steps", "trainer.num_sanity_val_steps", "trainer.benchmark",
     "trainer.reload_dataloaders_every_epoch", "data.num_workers", "data.pin_memory", "data.prefetch_factor",

@@ -19,6 +19,7 @@ from sacred.arg_parser import get_config_updates
 
 import configs
 import ex_qvim
+import sound_search
 from data_util import demo_vocal
 from data_util.vocal import evaluation_pairs
 from helpers.ingredients import plain
@@ -324,8 +325,8 @@ def test_the_public_line_parses():
 def test_two_processes(vocal, dataset_path):
     """The public line on the demo, small; then the metrics of its weights by two processes and by one."""
     shutil.copytree(dataset_path, vocal.folder / "resources" / "demo" / "vocal" / "seed0")
-    for section in ("data", "training", "mel"):
-        del vocal.config[section]
+    for entry_of_demo in ("arch", "pretrained_name", "data", "training", "mel"):
+        del vocal.config[entry_of_demo]
     vocal.config["trainer"]["max_epochs"] = 3
     words = [word for word in PUBLIC_LINE.split() if "max_epochs" not in word]
     small = ["data.duration=1.0", "trainer.check_val_every_n_epoch=1", "wandb.name=ddp"]
@@ -485,6 +486,24 @@ def test_a_run_is_evaluated_with_its_own_settings(vocal, dataset_path, mistake):
 
 
 # -- search -----------------------------------------------------------------------------------------------------------
+
+
+def test_encoders_of_sounds(vocal):
+    config = ex_qvim.configured({**config_of(), **merged(config_of(), vocal.config), "device": "cpu"})
+    torch.set_num_threads(2)  # a clip for each
+    both = sound_search.encoders(config, ex_qvim.build)
+    reference, imitation = both["reference"], both["imitation"]
+    assert reference.identity == imitation.identity
+    audio = np.random.default_rng(0).normal(0, 0.1, (3, round(SECONDS * RATE))).astype(np.float32)
+    vectors = reference(audio)
+    assert vectors.shape == (3, reference.dim) == (3, 96)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    for clip, vector in zip(audio, vectors):
+        np.testing.assert_allclose(reference(clip[None])[0], vector, atol=1e-6)
+    assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
+    with torch.no_grad():
+        expected = reference.net(reference.mel(torch.from_numpy(audio)), "reference")
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
 @pytest.fixture
