@@ -253,3 +253,31 @@ CLOTHO_DEMO = {
     "trainer": {"max_epochs": 8, "check_val_every_n_epoch": 4},
     "optimizer": {"lr": 2e-3, "schedule": "cosine"},
 }
+
+# The published search of 2024 (100 trials) and what it found; the best value has every layer trained.
+CLOTHO_SWEEPS = {
+    "published": [
+        {"key": "optimizer.lr", "type": "float", "low": 1e-5, "high": 1e-3},
+        {
+            "key": "cnn14_clotho.fc_dropout",
+            "type": "float",
+            "low": 0.1,
+            "high": 0.5,
+            "also": ["cnn14_clotho.last_dropout"],
+        },
+        {"key": "cnn14_clotho.dropout", "type": "float", "low": 0.1, "high": 0.5},
+        {"key": "cnn14_clotho.projection", "type": "int", "low": 256, "high": 2048},
+        {"key": "model.freeze", "type": "categorical", "choices": [0, 2, 3, 4, 5, 6]},
+        {"key": "model.temperature", "type": "float", "low": 0.03, "high": 0.1},
+    ],
+}
+CLOTHO_BEST = {
+    "optimizer": {"lr": 0.0008146651275669621},
+    "cnn14_clotho": {
+        "dropout": 0.13353659198165377,
+        "fc_dropout": 0.111650527250578,
+        "last_dropout": 0.111650527250578,
+        "projection": 1457,
+    },
+    "model": {"temperature": 0.08525484428365834, "freeze": 0},
+}

@@ -3,6 +3,7 @@
     python -m ex_clotho with demo
     python -m ex_clotho with data.dataset=DIR arch=cnn14_clotho
     python -m ex_clotho preprocess | evaluate | store_scores | eval_retrieval | print_config
+    python -m ex_clotho sweep | seeds | generate_audio | compare_audio
 
 An audio encoder and a sentence encoder meet in one space, trained by InfoNCE as in the baseline of DCASE 2023, task 6b:
 Xie et al., "Language-based audio retrieval task in DCASE 2023 challenge", and Xie et al., "On negative sampling for
@@ -17,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import caption_scoring
+import clotho_studies
 import configs
 import models
 from data_util.captioned_clips import collate
@@ -31,6 +33,7 @@ from helpers.audio_text_losses import AudioTextLoss
 from helpers.caption_metrics import CaptionMetrics
 from helpers.checkpoints import load_exact
 from helpers.ingredients import Scripted, Section, keyword_defaults, plain
+from helpers.run_names import resume_or_new
 from helpers.run_settings import with_settings_of
 from helpers.tagging_runners import fingerprint
 from models.audio_text import build_audio_text, load_audio_text
@@ -61,7 +64,9 @@ loss = Section("loss", AudioTextLoss)
 optimizer = Section("optimizer", make_optimizer, make_schedule)
 demo = Section("demo", with_demo)
 plugins = [Section(name, entries) for name, entries in models.sections().items()]
-ex = Scripted("ex_clotho", [trainer, wandb, data, training, text, encoder, loss, optimizer, demo, *plugins])
+studies = clotho_studies.Sections()
+parts = [trainer, wandb, data, training, text, encoder, loss, optimizer, demo]
+ex = Scripted("ex_clotho", [*parts, *studies, *plugins])
 
 
 @ex.config
@@ -78,6 +83,8 @@ def settings():
     scores = None  # of store_scores: the file; of eval_retrieval: files, of several the mean counts
     weights = None  # of eval_retrieval: one for every file
     out = None  # of eval_retrieval: folder of tables and figures
+    seeds_of_study = [0, 1, 2, 3, 4]  # of the command seeds
+    resume_or_new = False  # go on with the run called wandb.name where there is one
     test_untrained = False
     ckpt_path = None  # go on from this checkpoint; "last": from the newest one of the runs called wandb.name
     save_as = None  # also keep the best checkpoint as resources/pretrained_models/<save_as>.ckpt
@@ -86,6 +93,7 @@ def settings():
 
 
 ex.add_named_config("demo", plain(configs.CLOTHO_DEMO))
+ex.add_named_config("best", plain(configs.CLOTHO_BEST))
 
 
 def build(config):
@@ -161,16 +169,18 @@ def make_loaders(config, entries, pairs, parts):
     return runs.Loaders(train, evaluation("validation"), evaluation("test"))
 
 
-def run(config, train=True):
+def run(config, train=True, callbacks=(), test=True):
     """Trains and tests, or goes on where ``ckpt_path`` ends; without ``train``, tests the weights as they are.
 
     Returns:
-        the module after the test, the clips of the test, and its values by name.
+        the values of the test by name; without ``test`` the best value of the validation.
     """
     runs.start(config["rank"])
     config = with_settings_of(config["pretrained_name"], config, ex.given, OF_ENCODERS)
     root, project, name = config["trainer"]["default_root_dir"], config["wandb"]["project"], config["wandb"]["name"]
     ckpt_path = logger.resume_from(config["ckpt_path"], root, project, name) if train else None
+    if train and config["resume_or_new"]:
+        ckpt_path = resume_or_new(root, project, name, config, ex.given)
     folder = logger.run_folder(root, project, name, resumed=ckpt_path)
     resumed = runs.read_checkpoint(ckpt_path)
     config["seed"] = resumed.get("config", {}).get("seed", config["seed"])
@@ -187,7 +197,8 @@ def run(config, train=True):
     parts = {role: evaluation_set(split, **chosen(entries, evaluation_set)) for role, split in roles.items()}
     module = AudioTextModule(
         mel, model, AudioTextLoss(**config["loss"]),
-        partial(optimizer, target=make_optimizer), partial(optimizer, target=make_schedule),
+        partial(make_optimizer, **chosen(config["optimizer"], make_optimizer)),
+        partial(make_schedule, **chosen(config["optimizer"], make_schedule)),
         {role: metrics_of(clips, model, role) for role, clips in parts.items()}, None, config["seed"], config,
     )  # fmt: skip
     if resumed:
@@ -195,12 +206,14 @@ def run(config, train=True):
 
     online = logger.wandb_logger(folder, config, **config["wandb"])
     loggers = logger.loggers(folder, online, resumed.get("global_step", 0))
-    lightning = runs.make_trainer(config["trainer"], folder, loggers, module.headline)
+    lightning = runs.make_trainer(config["trainer"], folder, loggers, module.headline, callbacks)
     runs.write_summary(module, folder, config["trainer"]["weights_summary"])
     results = runs.course(
-        lightning, module, make_loaders(config, entries, pairs, parts), ckpt_path=ckpt_path, train=train,
+        lightning, module, make_loaders(config, entries, pairs, parts), ckpt_path=ckpt_path, train=train, test=test,
         untrained=train and config["test_untrained"],
     )  # fmt: skip
+    if not test:
+        return float(lightning.checkpoint_callback.best_model_score)
     if kept:
         runs.keep(lightning, folder, kept)
     if lightning.is_global_zero and results["trained"]:
@@ -250,6 +263,9 @@ def eval_retrieval(_config):
         raise ValueError("scores is not set, expected one or several files of store_scores")
     systems = caption_scoring.read_systems(config["scores"], config["test_on"], config["weights"])
     caption_scoring.show(systems, config["out"] or "outputs/retrieval", config["test_on"])
+
+
+clotho_studies.add_commands(ex, studies, run, build)
 
 
 @ex.automain

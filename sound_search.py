@@ -193,4 +193,5 @@ def add_commands(ex, sections, build, configured):
         if not config["data"]["test_root"]:
             raise ValueError("data.test_root is not set, expected the evaluation set with Items and Queries")
         out = config["out"] or "outputs/submission"
-        write_submission(out, config["data"]["test_root"], both, config["training"]["batch_size"])
+        root = Path(config["data"]["test_root"]).expanduser()
+        write_submission(out, root, both, config["training"]["batch_size"])

@@ -174,4 +174,3 @@ def best_is_tested(config) -> bool:
     if choice == "best" and config["validate_on"] == config["data"]["split"]:
         log.warning("test_checkpoint=best is chosen on the very clips that it is tested on: expect less on others")
     return choice == "best"
-

@@ -16,7 +16,6 @@ from helpers.text import listed
 log = logging.getLogger(__name__)
 
 
-
 def average_precision(scores, targets) -> float:
     """Mean of the precision at every rise of recall, for one class; clips of equal score count at once.
 

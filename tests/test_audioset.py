@@ -485,7 +485,7 @@ def mistake(tagging, capfd):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "dataset is not set, expected one of audioset, fsd50k, esc50, dcase20, openmic, folder, audioset_strong: for example"),
+        ([], "dataset is not set, expected one of audioset, fsd50k, esc50, dcase20, openmic, folder, audioset_strong"),
         (["dataset=esc10"], "unknown data set 'esc10', expected one of audioset"),
         (["esc10"], "unknown named config 'esc10', did you mean 'esc50'?"),
         (["esc50", "data.fold=9"], "data.fold is 9, expected 1 to 5"),
