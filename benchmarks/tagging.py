@@ -11,9 +11,10 @@ Backends whose package is not installed are left out.
 
 Every row is a process of its own, since the thread pools of one library disturb those of another. The processes take
 turns, a row is the median over the rounds, and the speed relative to the first row is what carries over to another
-machine. Weights are random: batch norms are calibrated on the eight clips and noise, and the last layer is scaled so that the logits
-of the 527 classes have mean -6 and standard deviation 2, about as those of trained taggers. ``difference`` is the
-largest one of probabilities. ``common`` is how many of the ten best classes are the same, mean of eight clips;
+machine. Weights are random: batch norms are calibrated on the eight clips and noise, and the last layer is scaled so
+that the logits of the 527 classes have mean -6 and standard deviation 2, about as those of trained taggers.
+``difference`` is the largest one of probabilities. ``common`` is how many of the ten best classes are the same, mean of
+eight clips;
 ``exchange`` is how much less probable, by the first row, a class among the ten is at most than the one it replaces.
 """
 
