@@ -34,7 +34,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest --durations=15 $(TESTS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --durations=15 $(TESTS)
 
 clean:
 	rm -rf $(VENV) outputs resources/demo
