@@ -131,7 +131,11 @@ def build(arch, name, threads, folder, paths):
     backend, precision = {**VARIANTS, **ALONE}[name]
     workers = 1 if name in ALONE else None
     runner = make_runner([Member(arch, mel, net)], backend, precision, workers, onnx_folder=folder)
-    return lambda batches: [torch.from_numpy(logits).sigmoid().numpy() for logits, _ in computed(runner, batches)]
+
+    def run(batches):
+        return [torch.from_numpy(logits).sigmoid().numpy() for _, (logits, _) in computed(runner, enumerate(batches))]
+
+    return run
 
 
 def serve(pipe, *options):

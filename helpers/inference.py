@@ -14,6 +14,7 @@ import numpy as np
 
 from helpers.files import clip_id
 from helpers.result_files import Unfinished
+from helpers.tagging_runners import computed
 from helpers.windows import Window, batches
 
 log = logging.getLogger(__name__)
@@ -86,8 +87,8 @@ def _computed(paths, runner, read, cut, batch_size):
     """(recording, window, outputs) of every window; (recording, None, None) behind the last one of each."""
     started: deque[Recording] = deque()
     with closing(ahead(batches(_cut_all(paths, runner, read, cut, started), batch_size))) as groups:
-        for group in groups:
-            outputs = runner(np.stack([window.samples for _, window in group]))
+        stacked = ((group, np.stack([window.samples for _, window in group])) for group in groups)
+        for group, outputs in computed(runner, stacked):
             for (recording, window), *output in zip(group, *outputs):
                 while started[0] is not recording:
                     yield started.popleft(), None, None

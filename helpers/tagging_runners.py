@@ -167,23 +167,32 @@ class Ensemble:
         return outputs
 
 
-def computed(runner, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def computed(runner, batches: Iterable[tuple[object, np.ndarray]]) -> Iterator[tuple[object, tuple]]:
     """Outputs of a runner for one batch after the other.
 
     Where several workers share the work, they begin with the next batches before the last clips of one are ready: so
     all of them are busy with batches of one clip, too.
+
+    Args:
+        runner: a :class:`Runner`, an :class:`Ensemble`, or any callable of waveforms.
+        batches: pairs of anything and waveforms [B, samples].
+
+    Yields:
+        the same thing, and what the runner gives.
     """
-    enough = runner.workers if runner.workers > 1 else 0  # clips beyond the batch that is waited for
+    if getattr(runner, "workers", 1) < 2:
+        yield from ((label, runner(waveforms)) for label, waveforms in batches)
+        return
     begun, clips = deque(), 0
-    for batch in batches:
-        clips += len(batch)
-        begun.append((len(batch), runner.submit(batch)))
-        while begun and clips - begun[0][0] >= enough:
-            count, outputs = begun.popleft()
+    for label, waveforms in batches:
+        clips += len(waveforms)
+        begun.append((label, len(waveforms), runner.submit(waveforms)))
+        while begun and clips - begun[0][1] >= runner.workers:  # enough beyond the batch that is waited for
+            label, count, outputs = begun.popleft()
             clips -= count
-            yield outputs()
-    for _, outputs in begun:
-        yield outputs()
+            yield label, outputs()
+    for label, _, outputs in begun:
+        yield label, outputs()
 
 
 def make_runner(

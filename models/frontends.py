@@ -12,11 +12,14 @@ from torchaudio.transforms import MelSpectrogram, Resample
 
 from models.spectrum import (
     MelDraw,
+    band_blocks,
     draw_ranges,
+    filtered,
     kaldi_mel_bank,
     mask,
     mel_spectrogram,
     power_spectrum,
+    reflected,
     require,
     squared_magnitude,
 )
@@ -321,8 +324,11 @@ class KaldiMel(FrontEnd):
         self.min_samples = frame + bool(preamp)
         self.register_buffer("window", torch.hann_window(win_length, periodic=periodic_window), persistent=False)
         self.register_buffer("bank", self._bank(self.edges), persistent=False)
+        self._blocks = band_blocks(self.bank)
 
     def features(self, waveform, rng=None):
+        if not (self.training or torch.compiler.is_exporting()) and waveform.device.type == "cpu" and len(waveform) > 1:
+            return torch.cat([self.features(clip) for clip in waveform.split(1)])  # whose spectra stay in the caches
         power = self.power(waveform)
         return self.log_mel(power, self.draw(rng, *power.shape[:2]))[:, None]
 
@@ -340,14 +346,15 @@ class KaldiMel(FrontEnd):
         if self.preamp:
             waveform = waveform[:, 1:] - 0.97 * waveform[:, :-1]
         margin = self.n_fft // 2 if self.padding == "center" else (len(self.window) - self.hopsize) // 2
-        waveform = F.pad(waveform, (margin, margin), mode="reflect")
-        return power_spectrum(waveform, self.window, self.n_fft, self.hopsize)
+        return power_spectrum(reflected(waveform, margin), self.window, self.n_fft, self.hopsize)
 
     def log_mel(self, power, draw):
         """Log mel [batch, bands, frames] of a power spectrogram with given draws."""
-        same_edges = draw[:2] == self.edges[:2]
-        bank = (self.bank if same_edges else self._bank(draw)).to(power.dtype)
-        x = self.log(F.linear(power, bank)).transpose(1, 2)
+        if draw[:2] == self.edges[:2]:
+            mel = filtered(power, self.bank.to(power.dtype), self._blocks)
+        else:
+            mel = F.linear(power, self._bank(draw).to(power.dtype))
+        x = self.log(mel).transpose(1, 2)
         # Before the shift and scale, as in the published code: masked cells end up as 0.9.
         x = mask(mask(x, draw.bands, axis=1), draw.frames, axis=2)
         return (x + 4.5) / 5 if self.fast_norm else x

@@ -55,9 +55,9 @@ def test_pool_threads_use_one_thread_of_torch():
 @pytest.mark.parametrize("sizes", [(), (1,), (1, 1, 1, 1, 1), (3, 3, 1), (1, 4)])
 def test_outputs_come_in_order(workers, sizes):
     given = batches(*sizes)
-    found = list(computed(Levels(workers), iter(given)))
-    assert len(found) == len(sizes)
-    for (logits, embeddings), waveforms in zip(found, given):
+    found = list(computed(Levels(workers), enumerate(given)))
+    assert [number for number, _ in found] == list(range(len(sizes)))
+    for (_, (logits, embeddings)), waveforms in zip(found, given):
         np.testing.assert_allclose(logits, np.stack([waveforms[:, 0] + 2, waveforms[:, 0] + 5], 1), rtol=1e-6)
         np.testing.assert_array_equal(embeddings, waveforms[:, :1])
 
@@ -65,8 +65,8 @@ def test_outputs_come_in_order(workers, sizes):
 def test_later_batches_begin_while_one_is_worked_on():
     runner = Levels(2)
     runner.gate = threading.Event()
-    outputs = computed(runner, iter(batches(1, 1, 1, 1)))
-    assert next(outputs)[1] == 0
+    outputs = computed(runner, enumerate(batches(1, 1, 1, 1)))
+    assert next(outputs)[1][1] == 0
     assert set(runner.begun[:3]) == {0.0, 1.0, 2.0}  # the other worker went on with them
 
 
@@ -76,7 +76,7 @@ def test_no_more_batches_are_taken_than_needed():
     def endless():
         while True:
             taken.append(len(taken))
-            yield np.zeros((2, 3), np.float32)
+            yield None, np.zeros((2, 3), np.float32)
 
     next(computed(Levels(2), endless()))
     assert len(taken) == 2
@@ -93,7 +93,7 @@ def test_an_ensemble_begins_all_members_at_once():
     assert sorted(one.begun) == sorted(other.begun) == [0.0, 1.0]
     np.testing.assert_allclose(logits, [[3.5, 6.5], [4.5, 7.5]])
     np.testing.assert_array_equal(embeddings, [[0, 0], [1, 1]])
-    (again,) = computed(both, [waveforms])
+    ((_, again),) = computed(both, [(None, waveforms)])
     np.testing.assert_array_equal(again[0], logits)
 
 
@@ -104,4 +104,4 @@ def test_errors_reach_the_caller():
 
     for workers in (1, 2):
         with pytest.raises(ValueError, match="another length is needed"):
-            list(computed(Failing(workers), batches(1, 1)))
+            list(computed(Failing(workers), enumerate(batches(1, 1))))

@@ -194,7 +194,8 @@ class Encoder(nn.Module):
         distance = torch.arange(1 - tokens, tokens, device=table.weight.device)
         of_distance = table(relative_buckets(distance, table.num_embeddings, max_distance)).T
         # Row i holds the distances -i ... tokens - 1 - i.
-        return of_distance.unfold(1, tokens, 1).flip(1)
+        position = torch.arange(tokens, device=distance.device)
+        return of_distance[:, position - position[:, None] + tokens - 1]
 
 
 def relative_buckets(distance, n_buckets, max_distance):

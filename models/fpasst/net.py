@@ -137,7 +137,7 @@ class FPaSST(Backbone):
         return x[:, torch.from_numpy(kept).to(x.device)]
 
     def _special(self, token, entry, x):
-        return (token + self.new_pos_embed[:, entry : entry + 1]).expand(len(x), -1, -1)
+        return (token + self.new_pos_embed[:, entry : entry + 1]).expand(x.shape[0], -1, -1)
 
 
 def _check_sizes(arch, pos_embed_length, frame_patchout, in_channels, input_fdim, input_tdim):
