@@ -63,7 +63,7 @@ def make_trainer(entries, folder, loggers, monitor=None, callbacks=()) -> L.Trai
     if on_cpu(entries["accelerator"]) and str(entries["precision"]).startswith("16"):
         log.info("precision: there is no 16-bit float arithmetic on a CPU, training in 32 bits")
         entries["precision"] = "32-true"
-    if on_cpu(entries["accelerator"]) and entries["sync_batchnorm"]:
+    if on_cpu(entries["accelerator"]) and entries.get("sync_batchnorm"):
         log.info("sync_batchnorm: torch has it on accelerators alone, every process keeps its own statistics")
         entries["sync_batchnorm"] = False
     entries.update(

@@ -25,6 +25,12 @@ def _same_threads():
     torch.set_num_threads(2)
 
 
+@pytest.fixture(autouse=True)
+def _console_of_its_own(monkeypatch):
+    """Rich keeps one console for the whole process, as wide as the terminal was for the first test that used it."""
+    monkeypatch.setattr("rich._console", None)
+
+
 @pytest.fixture(scope="session")
 def task4_tree(tmp_path_factory):
     """``t4_paths`` of a synthetic DESED + MAESTRO tree, and the seconds of its clips. Not to be changed."""
