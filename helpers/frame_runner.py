@@ -46,9 +46,10 @@ class FrameRunner(Runner):
         self.min_samples = -(-mel.min_samples * self.sample_rate // mel.sample_rate)
         self.window_seconds, self.frame_seconds = WINDOW_SECONDS, WINDOW_SECONDS / net.seq_len
 
-    def __call__(self, waveforms):
+    def submit(self, waveforms):
+        """As :meth:`helpers.tagging_runners.Runner.submit`; all windows of a detection are of one length."""
         self.net.seq_len = round(waveforms.shape[1] / (self.frame_seconds * self.sample_rate))
-        return super().__call__(waveforms)
+        return super().submit(waveforms)
 
     @torch.inference_mode()
     def run(self, waveforms):
