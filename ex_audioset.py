@@ -10,6 +10,9 @@ Schmid et al., "Efficient Large-Scale Audio Tagging via Transformer-to-CNN Knowl
 "Dynamic Convolutional Neural Networks as Efficient Pre-Trained Audio Models", TASLP 2024.
 """
 
+import helpers.announce  # noqa: F401  a line on stderr, before the imports that take seconds
+
+# isort: split
 from contextlib import suppress
 from functools import partial
 
@@ -30,7 +33,6 @@ from data_util.tagging_checks import check
 from data_util.tagging_clips import clips_of, report_unreadable
 from data_util.tagging_roles import SAMPLING, chosen, make_loaders, make_sets
 from helpers import logger, report, runs
-from helpers.checkpoints import load_exact
 from helpers.ingredients import Scripted, Section, plain
 from helpers.tagging import Augmentation, TaggingEnsemble, TaggingModule, best_is_tested
 from helpers.tagging_losses import Distillation, Objective
@@ -165,42 +167,19 @@ def run(config, train=True):
         raise ValueError("ensemble: several networks are not trained at once, expected one arch")
     content = content_of_run(config["pretrained_name"])
     config = with_settings_of_run(config, ex.given, content, models.sections(), train)
-    root, project, name = config["trainer"]["default_root_dir"], config["wandb"]["project"], config["wandb"]["name"]
-    ckpt_path = logger.resume_from(config["ckpt_path"], root, project, name) if train else None
-    folder = logger.run_folder(root, project, name, resumed=ckpt_path)
-    resumed = runs.read_checkpoint(ckpt_path)
-    config["seed"] = resumed.get("config", {}).get("seed", config["seed"])
-    kept = train and config["save_as"] and f"{configs.PRETRAINED}/{config['save_as']}.ckpt"
-    if kept:
-        runs.require_own(kept)
-    monitor = best_is_tested(config)
-    L.seed_everything(config["seed"], verbose=False)
+    begun, monitor = runs.Run(config, train, kept_in=configs.PRETRAINED), best_is_tested(config)
     teaching, entries = Distillation(**config["kd"]), with_demo(config["dataset"], config["data"], **config["demo"])
     taught = strong_stage.taught(config) if config["dataset"] == strong_stage.DATASET else teaching.weights[1] > 0
     sets = make_sets(config["dataset"], entries, train, config["validate_on"], taught)
     clips = clips_of(sets["test"])
     validation = clips_of(sets["validation"]) if train else None
     module = make_trained(config, teaching, clips, validation) if train else make_tested(config, clips)
-    if resumed:
-        load_exact(module, resumed["state_dict"], name=str(ckpt_path))
-
-    online = logger.wandb_logger(folder, config, **config["wandb"])
-    loggers = logger.loggers(folder, online, resumed.get("global_step", 0))
-    lightning = runs.make_trainer(config["trainer"], folder, loggers, monitor and module.headline)
-    runs.write_summary(module, folder, config["trainer"]["weights_summary"])
     loaders = make_loaders(sets, entries, config["seed"], not config["trainer"]["reload_dataloaders_every_epoch"])
-    results = runs.course(
-        lightning, module, runs.Loaders(*loaders), ckpt_path=ckpt_path, train=train,
-        untrained=train and config["test_untrained"],
-    )  # fmt: skip
-    if kept:
-        runs.keep(lightning, folder, kept)
-    if lightning.is_global_zero and results["trained"]:
+    results = begun.fit_and_test(module, runs.Loaders(*loaders), monitor and module.headline)
+    if begun.shows and results["trained"]:
         for part in sets.values():
             report_unreadable(part)
-        show(results, module.evaluation["test"], folder, f"{config['dataset']} {entries['split']}")
-    if online:
-        online.experiment.finish()
+        show(results, module.evaluation["test"], begun.folder, f"{config['dataset']} {entries['split']}")
     return results["trained"]
 
 
@@ -216,8 +195,8 @@ def esc50_cv(_config):
     config = plain(_config)
     if config["dataset"] != "esc50" or config["ckpt_path"] not in (None, "last"):
         raise ValueError("esc50_cv: expected `esc50_cv with esc50`, and to go on with it nothing but ckpt_path=last")
-    root, project = config["trainer"]["default_root_dir"], config["wandb"]["project"]
-    name, folds = config["wandb"]["name"] or "esc50_cv", {}
+    root, project, name = logger.place(config)
+    name, folds = name or "esc50_cv", {}
     for fold in range(1, ESC50_FOLDS + 1):
         run_name, ckpt_path = f"{name}-fold{fold}", None
         with suppress(FileNotFoundError):  # a fold that has not begun

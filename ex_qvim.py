@@ -8,6 +8,9 @@ Two encoders with common initial values are trained by a contrastive loss, as in
 2025, after Greif et al., "Improving Query-by-Vocal Imitation with Contrastive Learning and Audio Pretraining", 2024.
 """
 
+import helpers.announce  # noqa: F401  a line on stderr, before the imports that take seconds
+
+# isort: split
 from functools import partial
 
 import lightning as L
@@ -24,7 +27,6 @@ from data_util.tagging_roles import chosen
 from data_util.vocal import evaluation_pairs, pair_loader, training_pairs
 from data_util.vocal_clips import pairs_of
 from helpers import logger, runs, two_dft
-from helpers.checkpoints import load_exact
 from helpers.contrastive import Contrastive
 from helpers.evaluation import Bootstrap
 from helpers.evaluation_report import evaluation_table, write_evaluation
@@ -173,35 +175,15 @@ def run(config, train=True, others=NOTHING):
     """
     runs.start(config["rank"])
     config = configured(config)
-    root, project, name = config["trainer"]["default_root_dir"], config["wandb"]["project"], config["wandb"]["name"]
-    ckpt_path = logger.resume_from(config["ckpt_path"], root, project, name) if train else None
-    folder = logger.run_folder(root, project, name, resumed=ckpt_path)
-    resumed = runs.read_checkpoint(ckpt_path)
-    config["seed"] = resumed.get("config", {}).get("seed", config["seed"])
-    kept = train and config["save_as"] and f"{configs.PRETRAINED}/{config['save_as']}.ckpt"
-    if kept:
-        runs.require_own(kept)
-    L.seed_everything(config["seed"], verbose=False)
+    begun = runs.Run(config, train, kept_in=configs.PRETRAINED)
     entries, retrieval = with_demo(config["data"], **config["demo"]), evaluated(config)
     pairs = training_pairs(**chosen(entries, training_pairs)) if train else None
     loaders = make_loaders(config, entries, retrieval, pairs)
     module = make_module(config, retrieval)
-    if resumed:
-        load_exact(module, resumed["state_dict"], name=str(ckpt_path))
-
-    online = logger.wandb_logger(folder, config, **config["wandb"])
-    loggers = logger.loggers(folder, online, resumed.get("global_step", 0))
-    lightning = runs.make_trainer(config["trainer"], folder, loggers, module.headline)
-    runs.write_summary(module, folder, config["trainer"]["weights_summary"])
-    untrained = train and config["test_untrained"]
-    results = runs.course(lightning, module, loaders, ckpt_path=ckpt_path, train=train, untrained=untrained)
-    if kept:
-        runs.keep(lightning, folder, kept)
-    if lightning.is_global_zero and results["trained"]:
+    results = begun.fit_and_test(module, loaders, module.headline)
+    if begun.shows and results["trained"]:
         own = {config["arch"]: module.evaluation["test"].similarities()}
-        show({**others, **own}, retrieval, folder, config["listen"])
-    if online:
-        online.experiment.finish()
+        show({**others, **own}, retrieval, begun.folder, config["listen"])
     return results["trained"]
 
 
@@ -264,9 +246,7 @@ def evaluate(_config):
     systems = {} if retrieval is None else baselines(wanted, retrieval)
     if "encoder" in wanted:
         return run(config, train=False, others=systems)
-    root = config["trainer"]["default_root_dir"]
-    folder = logger.run_folder(root, config["wandb"]["project"], config["wandb"]["name"])
-    return show(systems, retrieval, folder, config["listen"])
+    return show(systems, retrieval, logger.run_folder(*logger.place(config)), config["listen"])
 
 
 @ex.command(unobserved=True)

@@ -8,6 +8,9 @@ Schmid et al., "Multi-iteration multi-stage fine-tuning of transformers for soun
 datasets", DCASE 2024.
 """
 
+import helpers.announce  # noqa: F401  a line on stderr, before the imports that take seconds
+
+# isort: split
 import configs
 import stages
 from helpers.ingredients import Scripted, plain
@@ -67,6 +70,6 @@ ex.add_named_config("demo", plain({
 
 
 @ex.automain
-def main(_config, seed):
+def main(_config):
     config = plain(_config)
-    return stages.run(config, sections, stages.make_stage(1, config, sections), seed)
+    return stages.run(config, sections, stages.make_stage(1, config, sections))

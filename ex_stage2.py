@@ -8,6 +8,9 @@ Schmid et al., "Multi-iteration multi-stage fine-tuning of transformers for soun
 datasets", DCASE 2024. Student and teacher start from stage 1 (``t4_wrapper.model_init_id``).
 """
 
+import helpers.announce  # noqa: F401  a line on stderr, before the imports that take seconds
+
+# isort: split
 import logging
 from pathlib import Path
 
@@ -217,6 +220,6 @@ ex.add_named_config("demo", plain({
 
 
 @ex.automain
-def main(_config, seed):
+def main(_config):
     config = plain(_config)
-    return stages.run(config, sections, stages.make_stage(2, config, sections, freq_warp()), seed)
+    return stages.run(config, sections, stages.make_stage(2, config, sections, freq_warp()))

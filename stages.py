@@ -14,7 +14,6 @@ from data_util import demo as demo_set
 from data_util.events import FrameGrid
 from data_util.loaders import evaluation_loader, train_loader
 from helpers import gallery, logger, report, runs
-from helpers.checkpoints import load_exact
 from helpers.evaluators import Setting, test_evaluators, validation_evaluators
 from helpers.ingredients import Section, keyword_defaults, require_equal
 from helpers.mean_teacher import MeanTeacher, Stage
@@ -208,14 +207,13 @@ def require_one_length_and_rate(config):
     require_equal(config, "sample_rate", *(f"{part}.sample_rate" for part in SETS))
 
 
-def run(config, sections, stage, seed):
+def run(config, sections, stage):
     """Trains and tests, or goes on where ``ckpt_path`` ends.
 
     Args:
         config: the run's config, of built-in types.
         sections: its :class:`Sections`.
         stage: what :func:`make_stage` made.
-        seed: of all draws; that of the checkpoint counts where there is one.
 
     Returns:
         PSDS1 of the tested student, None where nothing was tested.
@@ -223,33 +221,13 @@ def run(config, sections, stage, seed):
     grid = sections.encoder()
     runs.start(config["rank"])
     require_one_length_and_rate(config)
-    root, project, name = config["trainer"]["default_root_dir"], config["wandb"]["project"], config["wandb"]["name"]
-    ckpt_path = logger.resume_from(config["ckpt_path"], root, project, name)
-    folder = logger.run_folder(root, project, name, resumed=ckpt_path)
-    resumed = runs.read_checkpoint(ckpt_path, config["training"]["train"])
-    config["seed"] = seed = resumed.get("config", {}).get("seed", seed)
-    kept = config["save_as"] and f"{configs.PRETRAINED}/{config['save_as']}.ckpt"
-    if kept:
-        runs.require_own(kept)
-    paths = data_paths(config, sections)
-
-    L.seed_everything(seed, verbose=False)
-    module = build_module(config, sections, stage, paths, grid)
-    if resumed:
-        load_exact(module, resumed["state_dict"], name=str(ckpt_path))
-
-    entries, monitor = sections.trainer.values(), ("val/obj_metric", "max")
+    monitor = ("val/obj_metric", "max")
     if not config["validation"]["validate"]:
-        entries["limit_val_batches"], monitor = 0, None
-    loggers = logger.loggers(folder, sections.wandb(folder, config), resumed.get("global_step", 0))
-    trainer = runs.make_trainer(entries, folder, loggers, monitor)
-    runs.write_summary(module, folder, config["trainer"]["weights_summary"])
-    results = runs.course(
-        trainer, module, build_loaders(config, sections, paths, grid), ckpt_path=ckpt_path,
-        train=config["training"]["train"], test=config["test"]["test"], untrained=config["test_untrained"],
-    )  # fmt: skip
-    if kept and config["training"]["train"]:
-        runs.keep(trainer, folder, kept)
-    if trainer.is_global_zero and "trained" in results:
-        show(results, module, sections.test(grid, paths).datasets[1], folder, config["plots"])
+        config["trainer"]["limit_val_batches"], monitor = 0, None
+    begun = runs.Run(config, config["training"]["train"], kept_in=configs.PRETRAINED)
+    paths = data_paths(config, sections)
+    module, loaders = build_module(config, sections, stage, paths, grid), build_loaders(config, sections, paths, grid)
+    results = begun.fit_and_test(module, loaders, monitor, test=config["test"]["test"])
+    if begun.shows and "trained" in results:
+        show(results, module, sections.test(grid, paths).datasets[1], begun.folder, config["plots"])
     return results.get("trained", {}).get("test/student/psds1_sed_scores_eval")

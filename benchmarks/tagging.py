@@ -2,6 +2,7 @@
 
     python -m benchmarks.tagging
     python -m benchmarks.tagging --arch mn10_as --batch 8 --rounds 30 --threads 2 --audio recordings/*.wav
+    python -m benchmarks.tagging --arch outputs/audio_tagging/RUN/checkpoints/best.ckpt --audio recordings/*.wav
 
 Clips of 10 s. The first row is plain eager PyTorch of the same front end and network, as it is commonly written:
 torch.stft, every layer by itself, channels first, inference mode, one batch after the other by all threads. The others
@@ -11,11 +12,13 @@ Backends whose package is not installed are left out.
 
 Every row is a process of its own, since the thread pools of one library disturb those of another. The processes take
 turns, a row is the median over the rounds, and the speed relative to the first row is what carries over to another
-machine. Weights are random: batch norms are calibrated on eight clips and on noise, and the last layer is scaled so
-that the logits of the 527 classes have mean -6 and standard deviation 2, about as those of trained taggers.
+machine. The weights of a run are as they are. Those of an architecture are random: batch norms are calibrated on eight
+clips and as many of noise, and the last layer is scaled so that the logits of the 527 classes have mean -6 and standard
+deviation 2, about as those of trained taggers.
+
 ``difference`` is the largest one of probabilities. ``common`` is how many of the ten best classes are the same, mean of
-eight clips; ``exchange`` is how much less probable, by the first row, a class among the ten is at most than the one it
-replaces.
+the clips, of which there are eight or as many as recordings; ``exchange`` is how much less probable, by the first row,
+a class among the ten is at most than the one it replaces.
 """
 
 import argparse
@@ -45,11 +48,11 @@ ALONE = {f"{name}, one clip at a time": VARIANTS[name] for name in ("openvino f3
 
 
 def clips(paths=(), seed=0):
-    """Recordings, or noise and tones whose level changes, [CLIPS, samples] float32."""
+    """Recordings, or noise and tones whose level changes, [CLIPS or number of recordings, samples] float32."""
     if paths:
         from benchmarks.decoding import recording
 
-        return np.stack([recording(paths[number % len(paths)]) for number in range(CLIPS)])
+        return np.stack([recording(paths[number % len(paths)]) for number in range(max(CLIPS, len(paths)))])
     rng = np.random.default_rng(seed)
     instants = np.arange(SECONDS * RATE) / RATE
     tones = [
@@ -60,7 +63,7 @@ def clips(paths=(), seed=0):
     return (0.1 * level * (np.array(tones) + rng.normal(0, 0.3, (CLIPS, len(instants))))).astype(np.float32)
 
 
-def noise(count=2, seed=1):
+def noise(count=CLIPS, seed=1):
     """White noise, [count, samples] float32, as the check of exported files takes."""
     return (0.1 * np.random.default_rng(seed).standard_normal((count, SECONDS * RATE))).astype(np.float32)
 
@@ -111,6 +114,24 @@ def plain(mel, net):
     return run
 
 
+def network(arch, paths=()):
+    """Front end and network of the checkpoint of a run, or of an architecture with random weights."""
+    from helpers.checkpoints import config_of_run
+    from helpers.tagging_settings import content_of_run
+    from models.tagging import build_tagger, load_tagger
+
+    if content := content_of_run(arch):
+        config = config_of_run(content)
+        mel, net = build_tagger(config["arch"], config, len(content["classes"]), config["pooling"])
+        load_tagger(net, config["arch"], arch, ".")
+        return mel.eval(), net.eval()
+    torch.manual_seed(0)
+    mel, net = build_tagger(arch, {"dymn": {"temperature": 1.0}})
+    waveforms = np.concatenate([clips(paths)[:CLIPS], noise()])  # on sounds unlike these the network would explode
+    calibrate(net, mel.eval()(torch.from_numpy(waveforms)))
+    return mel, net
+
+
 def build(arch, name, threads, folder, paths):
     """Function of a list of batches of waveforms [B, samples] that gives their probabilities.
 
@@ -118,19 +139,15 @@ def build(arch, name, threads, folder, paths):
         ValueError: a package is not installed.
     """
     from helpers.tagging_runners import Member, computed, make_runner
-    from models.tagging import build_tagger
 
     torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    mel, net = build_tagger(arch, {"dymn": {"temperature": 1.0}})
-    waveforms = np.concatenate([clips(paths), noise()])  # on sounds unlike those of calibration a network explodes
-    calibrate(net, mel.eval()(torch.from_numpy(waveforms)))
+    mel, net = network(arch, paths)
     if name == PLAIN:
         run = plain(mel, net)
         return lambda batches: [run(batch) for batch in batches]
     backend, precision = {**VARIANTS, **ALONE}[name]
     workers = 1 if name in ALONE else None
-    runner = make_runner([Member(arch, mel, net)], backend, precision, workers, onnx_folder=folder)
+    runner = make_runner([Member(Path(arch).stem, mel, net)], backend, precision, workers, onnx_folder=folder)
 
     def run(batches):
         return [torch.from_numpy(logits).sigmoid().numpy() for _, (logits, _) in computed(runner, enumerate(batches))]
@@ -205,7 +222,12 @@ def measure(arch, options, folder):
 def main(argv=None):
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", nargs="+", default=["mn04_as", "mn10_as", "mn20_as", "dymn10_as"])
+    parser.add_argument(
+        "--arch",
+        nargs="+",
+        default=["mn04_as", "mn10_as", "mn20_as", "dymn10_as"],
+        help="architectures, or checkpoints of runs",
+    )
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="clips (default: 1 and 8)")
     parser.add_argument("--rounds", type=int, default=15, help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
@@ -216,8 +238,8 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         for arch in options.arch:
             for name, batch, speed, relative, difference, common, exchange in measure(arch, options, folder):
-                row = f"{arch}, {name} | {batch} | {speed:.1f} | {relative:.2f} | {difference:.0e} | {common:.1f}"
-                print(f"| {row} | {exchange:.0e} |", flush=True)
+                row = f"{batch} | {speed:.1f} | {relative:.2f} | {difference:.0e} | {common:.1f} | {exchange:.0e}"
+                print(f"| {Path(arch).name}, {name} | {row} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -61,18 +61,32 @@ def decode(path, crop=None):
         raise FileNotFoundError(f"{path}: no such audio file")
     if minimp3() and str(path).lower().endswith(".mp3"):
         return _decode_mp3(path, crop)
+    return decode_by_soundfile(path, path, crop)
+
+
+def decode_by_soundfile(name, source, crop=None):
+    """As :func:`decode`, whatever the format.
+
+    Args:
+        name: what messages call it.
+        source: path, or an open binary file.
+        crop: see :func:`decode`.
+
+    Raises:
+        BadAudio: it cannot be decoded, ends early, or is shorter than 0.1 s.
+    """
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(source) as file:
             rate, total = file.samplerate, file.frames
-            check_length(path, total, rate, promised_samples(file))
+            check_length(name, total, rate, promised_samples(file))
             start, samples = crop(total, rate) if crop else (0, total)
             if start:
                 file.seek(start)
             audio = file.read(samples, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
-        raise BadAudio(f"{path}: not readable as audio ({reason_of(error)})") from None
-    check_length(path, start + len(audio), rate, start + samples)
-    return require_finite(path, audio), rate
+        raise BadAudio(f"{name}: not readable as audio ({reason_of(error)})") from None
+    check_length(name, start + len(audio), rate, start + samples)
+    return require_finite(name, audio), rate
 
 
 def to_mono(path, audio, channel="mean", rng=None):

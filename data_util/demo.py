@@ -9,19 +9,16 @@ pseudo-labels, lists of excluded files and impulse responses of devices. The sou
 training and test never share a recording or a random number.
 """
 
-import argparse
 import hashlib
-import logging
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_util.classes import CLASSES, DESED_TO_MAESTRO
 from data_util.demo_layout import PATHS, PSEUDO_LABELLED, SAME_AS_16K, SIZES
+from data_util.demo_making import command, make_once, with_sizes
 from data_util.demo_parts import (
     IMPULSE_STREAM,
-    NOTES,
     PSEUDO_STREAM,
     SPLIT_STREAM,
     make_desed,
@@ -30,12 +27,9 @@ from data_util.demo_parts import (
     write_impulse_responses,
     write_pseudo_labels,
 )
-from data_util.output import claim, write_json
 from data_util.procedural import Procedural
 from data_util.recordings import Recordings, find_recordings
 from data_util.soundscapes import cpus, generator
-
-logger = logging.getLogger(__name__)
 
 VERSION = 1  # raised whenever the same settings give other data
 TEST_SHARE = 0.4  # of the recordings of a class
@@ -82,32 +76,21 @@ def make_demo(folder, sources=None, seed=0, sizes: Mapping[str, int] | None = No
         FileNotFoundError: `sources` has no recordings or no backgrounds.
     """
     folder = Path(folder)
-    unknown = set(sizes or ()) - set(SIZES)
-    if unknown:
-        raise ValueError(f"demo sizes: unknown name '{sorted(unknown)[0]}' (known: {', '.join(SIZES)})")
-    sizes = {**SIZES, **(sizes or {})}
-    empty = next((name for name, size in sizes.items() if size < 1), None)
-    if empty:
-        raise ValueError(f"demo sizes: {empty} is {sizes[empty]}, expected at least 1")
+    sizes = with_sizes(SIZES, sizes)
     sounds, description = find_sounds(sources, seed)
     settings = {"version": VERSION, "seed": seed, "sizes": sizes, "sources": description}
-    complete, begun = folder / "demo.json", folder / "demo.partial.json"
-    if complete.is_file():
-        claim(complete, settings)
-        return demo_paths(folder)
-    claim(begun, settings)
-    logger.info("making the demo data in %s", folder)
-    labels = {
-        **make_desed(folder, sounds, seed, sizes, workers or cpus()),
-        **make_maestro(folder, sounds, seed, sizes, workers or cpus()),
-    }
-    for name in PSEUDO_LABELLED:
-        path = Path(demo_paths(folder)["pseudo_labels"].format(name))
-        write_pseudo_labels(path, labels[name], generator(seed, PSEUDO_STREAM, part_number(name)))
-    write_impulse_responses(Path(demo_dirs(folder)), generator(seed, IMPULSE_STREAM))
-    write_json(complete, settings)
-    begun.unlink(missing_ok=True)
-    shutil.rmtree(folder / NOTES, ignore_errors=True)
+
+    def make():
+        labels = {
+            **make_desed(folder, sounds, seed, sizes, workers or cpus()),
+            **make_maestro(folder, sounds, seed, sizes, workers or cpus()),
+        }
+        for name in PSEUDO_LABELLED:
+            path = Path(demo_paths(folder)["pseudo_labels"].format(name))
+            write_pseudo_labels(path, labels[name], generator(seed, PSEUDO_STREAM, part_number(name)))
+        write_impulse_responses(Path(demo_dirs(folder)), generator(seed, IMPULSE_STREAM))
+
+    make_once(folder, settings, make)
     return demo_paths(folder)
 
 
@@ -142,22 +125,9 @@ def find_sounds(folder, seed):
     return dict(zip((False, True), sides)), {**synthetic.describe(), **recordings.describe()}
 
 
-def main(arguments: Sequence[str] | None = None):
-    """The command; bad input ends it with one line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_util.demo", description="Makes a small data set in the layout of DCASE 2024 task 4."
-    )
-    parser.add_argument("folder", help="where to make it")
-    parser.add_argument("--sources", help="folder of isolated recordings to use where it has any of a class")
-    parser.add_argument("--seed", type=int, default=0, help="decides everything [%(default)s]")
-    parser.add_argument("--workers", type=int, help="processes; one for each processor if not given")
-    given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        make_demo(given.folder, given.sources, given.seed, workers=given.workers)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"error: {error}\n")
-    logger.info("the demo data is complete in %s", given.folder)
+def main(arguments=None):
+    """The command."""
+    command("data_util.demo", "a small data set in the layout of DCASE 2024 task 4", make_demo, arguments)
 
 
 if __name__ == "__main__":

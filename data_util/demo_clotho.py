@@ -5,17 +5,15 @@ demo finds something to learn: which sounds, how often, how loud, in which order
 """
 
 import csv
-import logging
 from pathlib import Path
 
 from data_util import caption_scenes, procedural
 from data_util.caption_scenes import describe, draw_scene, render
 from data_util.demo import demo_folder
-from data_util.output import claim, write_audio, write_json
+from data_util.demo_making import make_once, with_sizes
+from data_util.output import write_audio
 from data_util.soundscapes import cpus, generator, in_parallel
 from helpers.files import replacing
-
-logger = logging.getLogger(__name__)
 
 VERSION = 1  # raised whenever the same settings give other data
 SAMPLE_RATE = 32000
@@ -54,31 +52,24 @@ def make_demo_clotho(folder, seed=0, sizes=None, workers=None) -> str:
     Raises:
         ValueError: ``folder`` holds a demo of other settings, or an unknown name in ``sizes``.
     """
-    unknown = set(sizes or ()) - set(SIZES)
-    if unknown:
-        raise ValueError(f"demo sizes: unknown name '{sorted(unknown)[0]}' (known: {', '.join(SIZES)})")
-    folder, sizes = Path(folder), {**SIZES, **(sizes or {})}
+    folder, sizes = Path(folder), with_sizes(SIZES, sizes)
     versions = [VERSION, caption_scenes.VERSION, procedural.VERSION]
     settings = {"version": versions, "seed": seed, "sizes": sizes}
-    complete, begun = folder / "demo.json", folder / "demo.partial.json"
-    if complete.is_file():
-        claim(complete, settings)
-        return str(folder)
-    claim(begun, settings)
-    logger.info("making the demo data in %s", folder)
-    jobs = [
-        (folder / split / f"{split} sound {number:03d}.wav", (seed, STREAM + place, number + 1))
-        for place, split in enumerate(SIZES)
-        for number in range(sizes[split])
-    ]
-    captions = in_parallel(_make_clip, None, jobs, workers or cpus(), "demo data: clips")
-    for split in SIZES:
-        rows = [(path.name, *texts) for (path, _), texts in zip(jobs, captions) if path.parent.name == split]
-        with replacing(folder / f"clotho_captions_{split}.csv") as temporary:
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
-    write_json(complete, settings)
-    begun.unlink(missing_ok=True)
+
+    def make():
+        jobs = [
+            (folder / split / f"{split} sound {number:03d}.wav", (seed, STREAM + place, number + 1))
+            for place, split in enumerate(SIZES)
+            for number in range(sizes[split])
+        ]
+        captions = in_parallel(_make_clip, None, jobs, workers or cpus(), "demo data: clips")
+        for split in SIZES:
+            rows = [(path.name, *texts) for (path, _), texts in zip(jobs, captions) if path.parent.name == split]
+            with replacing(folder / f"clotho_captions_{split}.csv") as temporary:
+                with open(temporary, "w", newline="", encoding="utf-8") as file:
+                    csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+
+    make_once(folder, settings, make)
     return str(folder)
 
 

@@ -90,7 +90,7 @@ def make_desed(folder, sources, seed, sizes, workers):
         for name, part in PARTS.items()
         for job in desed_jobs(part, paths[part.folder], folder / NOTES / name, (seed, part_number(name)), sizes[name])
     ]
-    made = in_parallel(_make_clip, sources, jobs, workers, "demo data: DESED")
+    made = in_parallel(make_clip, sources, jobs, workers, "demo data: DESED")
     events: dict[str, dict[str, list[Event]]] = {name: {} for name in PARTS}
     for (_, job), listed in zip(jobs, made):
         events[job.notes.parent.name][job.audio.name] = listed
@@ -98,7 +98,7 @@ def make_desed(folder, sources, seed, sizes, workers):
     return {name: {file: _rows(listed) for file, listed in files.items()} for name, files in events.items()}
 
 
-def _make_clip(sources, task):
+def make_clip(sources, task):
     test, job = task
     return make(sources[test], job)
 

@@ -5,20 +5,17 @@ class, real recordings, as in :mod:`data_util.demo_tagging`; training and evalua
 number. Tables have the published columns and machine ids.
 """
 
-import logging
-import shutil
 from pathlib import Path
 
 from data_util.class_tables import strong_names
 from data_util.demo import find_sounds
-from data_util.demo_parts import NOTES, _make_clip, deal, spread
-from data_util.output import claim, write_json, write_table
+from data_util.demo_making import make_once
+from data_util.demo_parts import NOTES, deal, make_clip, spread
+from data_util.output import write_table
 from data_util.soundscapes import Job, Recipe, cpus, generator, in_parallel, merged
 from data_util.strong_clips import DURATIONS, FOLDERS, TABLES
 from data_util.strong_events import COLUMNS
 from helpers.files import replacing
-
-logger = logging.getLogger(__name__)
 
 VERSION = 1  # raised whenever the same settings give other data
 # Sounds of data_util.procedural by the classes of AudioSet that they stand for.
@@ -62,22 +59,19 @@ def write_demo_strong(folder, clips=(96, 24), seed=0, sources=None, workers=None
     folder = Path(folder)
     sounds, description = find_sounds(sources, seed)
     settings = {"version": VERSION, "seed": seed, "clips": list(clips), "sources": description}
-    complete, begun = folder / "demo.json", folder / "demo.partial.json"
-    if complete.is_file():
-        claim(complete, settings)
-        return str(folder)
-    claim(begun, settings)
-    logger.info("making the demo data in %s", folder)
-    parts = {part: _jobs(folder, part, size, (seed, STREAM + i)) for i, (part, size) in enumerate(zip(TABLES, clips))}
-    tasks = [(part == "test", job) for part, jobs in parts.items() for job in jobs]
-    made = iter(in_parallel(_make_clip, sounds, tasks, workers or cpus(), "demo data: clips"))
-    for part, jobs in parts.items():
-        _write_table(folder / "metadata" / f"{TABLES[part]}.tsv", {job.audio.stem: next(made) for job in jobs})
-    with replacing(folder / "metadata" / DURATIONS) as temporary:
-        temporary.write_text("".join(f"{job.audio.stem},{SECONDS}\n" for job in parts["test"]))
-    write_json(complete, settings)
-    begun.unlink(missing_ok=True)
-    shutil.rmtree(folder / NOTES, ignore_errors=True)
+
+    def make():
+        parts = {
+            part: _jobs(folder, part, size, (seed, STREAM + i)) for i, (part, size) in enumerate(zip(TABLES, clips))
+        }
+        tasks = [(part == "test", job) for part, jobs in parts.items() for job in jobs]
+        made = iter(in_parallel(make_clip, sounds, tasks, workers or cpus(), "demo data: clips"))
+        for part, jobs in parts.items():
+            _write_table(folder / "metadata" / f"{TABLES[part]}.tsv", {job.audio.stem: next(made) for job in jobs})
+        with replacing(folder / "metadata" / DURATIONS) as temporary:
+            temporary.write_text("".join(f"{job.audio.stem},{SECONDS}\n" for job in parts["test"]))
+
+    make_once(folder, settings, make)
     return str(folder)
 
 

@@ -7,19 +7,15 @@ never share a recording or a random number.
 
 import csv
 import io
-import logging
-import shutil
 from pathlib import Path
 
 from data_util.classes import DESED_CLASSES
 from data_util.demo import demo_folder, find_sounds
-from data_util.demo_parts import NOTES, _make_clip, deal, spread
+from data_util.demo_making import make_once
+from data_util.demo_parts import NOTES, deal, make_clip, spread
 from data_util.demo_strong import write_demo_strong
-from data_util.output import claim, write_json
 from data_util.soundscapes import Job, Recipe, cpus, generator, in_parallel
 from helpers.files import replacing
-
-logger = logging.getLogger(__name__)
 
 VERSION = 1  # raised whenever the same settings give other data
 CLASSES = (
@@ -81,20 +77,15 @@ def make_demo_tagging(folder, sources=None, seed=0, workers=None) -> str:
     folder = Path(folder)
     sounds, description = find_sounds(sources, seed)
     settings = {"version": VERSION, "seed": seed, "sizes": SIZES, "sources": description}
-    complete, begun = folder / "demo.json", folder / "demo.partial.json"
-    if complete.is_file():
-        claim(complete, settings)
-        return str(folder)
-    claim(begun, settings)
-    logger.info("making the demo data in %s", folder)
-    jobs = [job for number, part in enumerate(SIZES) for job in _jobs(folder, part, (seed, STREAM + number))]
-    made = in_parallel(_make_clip, sounds, jobs, workers or cpus(), "demo data: clips")
-    for part in SIZES:
-        events = ((job.audio, listed) for (_, job), listed in zip(jobs, made) if job.audio.parent.name == part)
-        _write_table(folder / f"{part}.csv", events)
-    write_json(complete, settings)
-    begun.unlink(missing_ok=True)
-    shutil.rmtree(folder / NOTES, ignore_errors=True)
+
+    def make():
+        jobs = [job for number, part in enumerate(SIZES) for job in _jobs(folder, part, (seed, STREAM + number))]
+        made = in_parallel(make_clip, sounds, jobs, workers or cpus(), "demo data: clips")
+        for part in SIZES:
+            events = ((job.audio, listed) for (_, job), listed in zip(jobs, made) if job.audio.parent.name == part)
+            _write_table(folder / f"{part}.csv", events)
+
+    make_once(folder, settings, make)
     return str(folder)
 
 

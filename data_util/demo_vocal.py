@@ -8,10 +8,8 @@ with other sounds, of a part of these kinds, and up to three queries each by oth
 former. Imitations are those of :mod:`data_util.imitations`.
 """
 
-import argparse
 import csv
 import io
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -20,14 +18,13 @@ import numpy as np
 
 from data_util import imitations
 from data_util.demo import demo_folder, find_sounds
+from data_util.demo_making import command, make_once, with_sizes
 from data_util.gestures import GESTURES
-from data_util.output import claim, write_audio, write_json
+from data_util.output import write_audio
 from data_util.soundscapes import cpus, generator, in_parallel
 from data_util.synthesis import peak_one
 from data_util.vocal_listings import DEV_TABLE, DEVELOPMENT, IMITATIONS, REFERENCES, VIMSKETCH
 from helpers.files import replacing
-
-logger = logging.getLogger(__name__)
 
 VERSION = 1  # raised whenever the same settings give other data
 SAMPLE_RATE = 16000
@@ -88,26 +85,20 @@ def make_demo_vocal(folder, sources=None, seed=0, sizes: Mapping[str, int] | Non
         ValueError: ``folder`` holds a demo of other settings; an unknown or unusable size; unreadable recording.
         FileNotFoundError: ``sources`` has no recordings or no backgrounds.
     """
-    folder, sizes = Path(folder), {**SIZES, **(sizes or {})}
-    for name, size in sizes.items():
-        if name not in SIZES or size < 1 or (name == "queries" and size > 3):
-            expected = f"{', '.join(SIZES)}: at least 1 of each, at most 3 queries"
-            raise ValueError(f"demo sizes: {name} is {size}, expected {expected}")
+    folder, sizes = Path(folder), with_sizes(SIZES, sizes)
+    if sizes["queries"] > 3:
+        raise ValueError(f"demo sizes: queries is {sizes['queries']}, expected at most 3")
     sounds, description = find_sounds(sources, seed)
     settings = {"version": [VERSION, imitations.VERSION], "seed": seed, "sizes": sizes, "sources": description}
-    complete, begun = folder / "demo.json", folder / "demo.partial.json"
-    if complete.is_file():
-        claim(complete, settings)
-        return str(folder)
-    claim(begun, settings)
-    logger.info("making the demo data in %s", folder)
-    parts = {TRAIN: _training(folder, seed, sizes), TEST: _development(folder, seed, sizes)}
-    jobs = [(bool(part), *job) for part, listed in parts.items() for job in listed]
-    in_parallel(_make, sounds, jobs, workers or cpus(), "demo data: imitations")
-    _write_training_tables(folder / VIMSKETCH, parts[TRAIN])
-    _write_development_table(folder / DEVELOPMENT, parts[TEST])
-    write_json(complete, settings)
-    begun.unlink(missing_ok=True)
+
+    def make():
+        parts = {TRAIN: _training(folder, seed, sizes), TEST: _development(folder, seed, sizes)}
+        jobs = [(bool(part), *job) for part, listed in parts.items() for job in listed]
+        in_parallel(_make, sounds, jobs, workers or cpus(), "demo data: imitations")
+        _write_training_tables(folder / VIMSKETCH, parts[TRAIN])
+        _write_development_table(folder / DEVELOPMENT, parts[TEST])
+
+    make_once(folder, settings, make)
     return str(folder)
 
 
@@ -185,21 +176,8 @@ def _write_csv(path, rows):
 
 
 def main(arguments=None):
-    """The command; bad input ends it with one line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_util.demo_vocal", description="Makes a small data set of query by vocal imitation."
-    )
-    parser.add_argument("folder", help="where to make it")
-    parser.add_argument("--sources", help="folder of isolated recordings to use where it has any of a class")
-    parser.add_argument("--seed", type=int, default=0, help="decides everything [%(default)s]")
-    parser.add_argument("--workers", type=int, help="processes; one for each processor if not given")
-    given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        make_demo_vocal(given.folder, given.sources, given.seed, workers=given.workers)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"error: {error}\n")
-    logger.info("the demo data is complete in %s", given.folder)
+    """The command."""
+    command("data_util.demo_vocal", "a small data set of query by vocal imitation", make_demo_vocal, arguments)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ import io
 import os
 
 import numpy as np
-import soundfile
 
 # Shared with the reading of files: what counts as broken must not depend on where the bytes lie.
-from data_util.audio import check_length, minimp3, promised_samples, reason_of, require_finite
+from data_util.audio import check_length, decode_by_soundfile, minimp3, require_finite
 from data_util.errors import BadAudio, DataMissing, TableError
 
 ENTRIES = ("audio_name", "mp3", "target")
@@ -126,18 +125,7 @@ def decode_bytes(name, data, crop=None):
     """
     if minimp3() and _is_mp3(data):
         return _decode_mp3(name, data, crop)
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate, total = file.samplerate, file.frames
-            check_length(name, total, rate, promised_samples(file))
-            start, samples = crop(total, rate) if crop else (0, total)
-            if start:
-                file.seek(start)
-            audio = file.read(samples, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise BadAudio(f"{name}: not readable as audio ({reason_of(error)})") from None
-    check_length(name, start + len(audio), rate, start + samples)
-    return require_finite(name, audio), rate
+    return decode_by_soundfile(name, io.BytesIO(data), crop)
 
 
 def packed_columns(classes):

@@ -15,6 +15,11 @@ log = logging.getLogger(__name__)
 STAMP = r"\d{8}-\d{6}(-\d+)?"  # as run_folder makes it
 
 
+def place(config) -> tuple:
+    """What the folder of a run follows from: ``trainer.default_root_dir``, ``wandb.project`` and ``wandb.name``."""
+    return config["trainer"]["default_root_dir"], config["wandb"]["project"], config["wandb"]["name"]
+
+
 def run_folder(root, project, name, resumed=None) -> Path:
     """Folder of one run: ``<root>/<project>/<name>``, with a time stamp when the run has no name of its own.
 

@@ -11,9 +11,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_summary import ModelSummary
 
-from helpers import checkpoints
+from helpers import checkpoints, logger
 from helpers.callbacks import Energy, LastCheckpoint
-from helpers.logger import progress_bar, quiet_libraries
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ def start(rank=0):
     logging.basicConfig(format="%(message)s")
     for name in ("helpers", "models", "data_util"):
         logging.getLogger(name).setLevel(logging.INFO if first else logging.ERROR)
-    quiet_libraries()
+    logger.quiet_libraries()
 
 
 def make_trainer(entries, folder, loggers, monitor=None, callbacks=()) -> L.Trainer:
@@ -55,7 +54,7 @@ def make_trainer(entries, folder, loggers, monitor=None, callbacks=()) -> L.Trai
     files = Path(folder) / "checkpoints"
     own = [LastCheckpoint(files, every), Energy(), *callbacks, *(entries.pop("callbacks") or ())]
     if entries.get("enable_progress_bar") is not False:
-        own.append(progress_bar())
+        own.append(logger.progress_bar())
     entries["enable_checkpointing"] = bool(monitor) and entries["enable_checkpointing"] is not False
     if entries["enable_checkpointing"]:
         name, mode = monitor
@@ -182,6 +181,72 @@ def keep(trainer, folder, path):
     content = checkpoints.read(best_checkpoint(trainer) or Path(folder) / "checkpoints" / "last.ckpt")
     checkpoints.save(path, {entry: value for entry, value in content.items() if entry not in STATE_OF_TRAINING})
     log.info("the tested checkpoint is kept as %s", path)
+
+
+class Run:
+    """One run of an experiment: its folder, its seed, and the checkpoint that it goes on from.
+
+    Making one seeds all generators; :meth:`fit_and_test` does the rest.
+
+    Args:
+        config: of the experiment: ``trainer``, ``wandb``, ``seed``, ``ckpt_path``, ``save_as``, ``test_untrained``. The
+            seed of a checkpoint takes the place of its own.
+        train: whether to train, or to test alone.
+        kept_in: folder of what ``save_as`` names.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: it is damaged, or ``save_as`` is the name of a file that no run has written.
+    """
+
+    def __init__(self, config, train=True, *, kept_in):
+        self.config, self.train, self.trainer = config, train, None
+        where = logger.place(config)
+        self.ckpt_path = logger.resume_from(config["ckpt_path"], *where)
+        self.folder = logger.run_folder(*where, resumed=self.ckpt_path)
+        self._resumed = read_checkpoint(self.ckpt_path, train)
+        config["seed"] = self._resumed.get("config", {}).get("seed", config["seed"])
+        self._kept = train and config["save_as"] and f"{kept_in}/{config['save_as']}.ckpt"
+        if self._kept:
+            require_own(self._kept)
+        L.seed_everything(config["seed"], verbose=False)
+
+    def fit_and_test(self, module, loaders, monitor, callbacks=(), test=True) -> dict:
+        """Tests before training if asked for, trains, tests the best checkpoint, and keeps it if asked for.
+
+        Args:
+            module, loaders: of this run.
+            monitor, callbacks: see :func:`make_trainer`.
+            test: whether to test.
+
+        Returns:
+            "untrained" and "trained" -> metrics by name, as far as they were tested.
+        """
+        config = self.config
+        if self._resumed:
+            checkpoints.load_exact(module, self._resumed["state_dict"], name=str(self.ckpt_path))
+        online = logger.wandb_logger(self.folder, config, **config["wandb"])
+        loggers = logger.loggers(self.folder, online, self._resumed.get("global_step", 0))
+        self.trainer = make_trainer(config["trainer"], self.folder, loggers, monitor, callbacks)
+        write_summary(module, self.folder, config["trainer"]["weights_summary"])
+        failed = True
+        try:
+            results = course(
+                self.trainer, module, loaders, ckpt_path=self.ckpt_path, train=self.train, test=test,
+                untrained=self.train and config["test_untrained"],
+            )  # fmt: skip
+            failed = False
+        finally:
+            if online:
+                online.experiment.finish(exit_code=int(failed))
+        if self._kept:
+            keep(self.trainer, self.folder, self._kept)
+        return results
+
+    @property
+    def shows(self) -> bool:
+        """Whether this process is the one that shows the results."""
+        return self.trainer.is_global_zero
 
 
 def course(trainer, module, loaders, *, ckpt_path=None, train=True, test=True, untrained=False):

@@ -3,15 +3,13 @@
 import csv
 import json
 import math
-import os
-import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from sacred.utils import iterate_flattened
 
 import configs
 import ex_audioset
@@ -24,44 +22,24 @@ from helpers.tagging import TaggingModule
 from models.dymn import scheduled_temperature
 from tests import tagging_sets
 from tests.reference import golden
-from tests.runs import StageRuns, merged
-from tests.test_resume import assert_same
+from tests.runs import NamedRuns, assert_goes_on, merged
 
 SECONDS = 0.5
 CLASSES = ["cat", "dog", "owl"]
 
 
-class TaggingRuns(StageRuns):
-    """Runs of ex_audioset with a network of a few thousand weights on noise; see :class:`tests.runs.StageRuns`."""
+class TaggingRuns(NamedRuns):
+    """Runs of ex_audioset with a network of a few thousand weights on noise."""
 
     def __init__(self, folder):
-        self.folder, self.outputs = Path(folder), Path(folder) / "outputs"
-        self.script, self.ex = "ex_audioset", ex_audioset.ex
-        self.config = {
-            "arch": "mn01_as",
-            "pretrained_name": None,
-            "data": {"root": str(self.folder / "data"), "clip_length": SECONDS, "batch_size": 4, "num_workers": 0},
-            "mn_mel": {"n_mels": 32, "hopsize": 640},
-            "trainer": {
-                "accelerator": "cpu",
-                "max_epochs": 1,
-                "log_every_n_steps": 1,
-                "default_root_dir": str(self.outputs),
-                "enable_progress_bar": False,
-            },
-            "wandb": {"project": "tests"},
-            "seed": 1,
-        }
-
-    def words(self, updates):
-        """The configuration as words of a command line, where it counts more than named configs."""
-        return [f"{name}={value!r}" for name, value in iterate_flattened(merged(self.config, updates))]
-
-    def command(self, *arguments, command=()):
-        return super().command(*self.words({}), *arguments, command=command)
-
-    def process(self, *arguments, code=None, **updates):
-        return super().process(*self.words(updates), *arguments, code=code)
+        super().__init__(
+            folder,
+            ex_audioset.ex,
+            arch="mn01_as",
+            pretrained_name=None,
+            data={"root": f"{folder}/data", "clip_length": SECONDS, "batch_size": 4, "num_workers": 0},
+            mn_mel={"n_mels": 32, "hopsize": 640},
+        )
 
     def make(self, dataset, **options):
         """Makes a tiny data set in its published layout, unless it is there."""
@@ -236,26 +214,8 @@ def test_seeds_and_workers(tagging):
 
 @pytest.mark.parametrize("batch", [2, 5])
 def test_stopped_runs_go_on(tagging, monkeypatch, batch):
-    options = {"trainer": {"max_epochs": 2}, "mn": {"dropout": 0.5}}
-    tagging.on_folder("whole", **options)
-    step, seen = TaggingModule.training_step, []
-
-    def stop(self, *arguments):
-        seen.append(arguments)
-        if len(seen) == batch:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TaggingModule, "training_step", stop)
-        with pytest.raises(SystemExit):
-            tagging.on_folder("ended", **options)
-    tagging.on_folder("ended", ckpt_path="last", **options)
-    for prefix in ("train/", "val/"):
-        assert tagging.metrics("ended", prefix) == tagging.metrics("whole", prefix)
-    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
-        assert_same(tagging.checkpoint("ended")[key], tagging.checkpoint("whole")[key], key)
-    assert tagging.results("ended") == tagging.results("whole")
+    start = partial(tagging.on_folder, trainer={"max_epochs": 2}, mn={"dropout": 0.5})
+    assert_goes_on(tagging, start, TaggingModule, batch, monkeypatch)
 
 
 def write_teacher(runs, names, classes=3):

@@ -3,9 +3,8 @@
 import csv
 import json
 import math
-import os
 import re
-import signal
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -25,11 +24,10 @@ from helpers.strong import StrongModule
 from models.strong import build_strong, checkpoint_of_run, load_strong
 from models.tagging import build_tagger
 from tests.reference import golden
-from tests.runs import merged
+from tests.runs import assert_goes_on, assert_same, merged
 from tests.test_audioset import TaggingRuns, config_of, entry
 from tests.test_audioset_commands import Commands, write_noise
 from tests.test_audioset_strong_data import table, write_teacher
-from tests.test_resume import assert_same
 from tests.test_strong import STEMS, TINY, published_file
 
 NAME = "audioset_strong"
@@ -250,27 +248,9 @@ def test_it_learns(learned):
 
 @pytest.mark.parametrize("batch", [2, 4])
 def test_stopped_runs_go_on(runs, monkeypatch, batch):
-    options = {"trainer": {"max_epochs": 2}, "strong_model": {**SEQUENCE, "rnn_layers": 2, "rnn_dropout": 0.5}}
-    runs.strong("whole", **options)
-    step, seen = StrongModule.training_step, []
-
-    def stop(self, *arguments):
-        seen.append(arguments)
-        if len(seen) == batch:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StrongModule, "training_step", stop)
-        with pytest.raises(SystemExit):
-            runs.strong("ended", **options)
-    runs.strong("ended", ckpt_path="last", **options)
-    assert len(seen) == batch
-    for prefix in ("train/", "val/"):
-        assert runs.metrics("ended", prefix) == runs.metrics("whole", prefix)
-    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
-        assert_same(runs.checkpoint("ended")[key], runs.checkpoint("whole")[key], key)
-    assert runs.results("ended") == runs.results("whole")
+    model = {**SEQUENCE, "rnn_layers": 2, "rnn_dropout": 0.5}
+    start = partial(runs.strong, trainer={"max_epochs": 2}, strong_model=model)
+    assert_goes_on(runs, start, StrongModule, batch, monkeypatch)
 
 
 def test_two_processes(runs):

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 
+from benchmarks import tagging as benchmark
 from data_util.streaming import stream
 from helpers import onnx_export
 from helpers.onnx_export import OnnxRunner, export, exported, read_metadata, required, split_dft
@@ -239,3 +240,18 @@ def test_openvino_in_reduced_precision():
     for workers in (1, 2):
         found = make_runner([network], "openvino", "bf16", workers)(waveforms)[0]
         assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_ten_best_classes_in_reduced_precision(backend):
+    """They are the same but for those that are hardly less probable, on a network whose outputs are as if trained."""
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="openvino is not installed")
+    network = Member("mn04_as", *benchmark.network("mn04_as"))
+    wanted = TorchRunner(network)(benchmark.clips())[0]
+    found = make_runner([network], backend, "bf16")(benchmark.clips())[0]
+    probabilities = [1 / (1 + np.exp(-np.asarray(each, dtype=np.float64))) for each in (wanted, found)]
+    _, common, exchange = benchmark.agreement(*probabilities)
+    assert common >= 9
+    assert 0 <= exchange < 0.02
+    assert wanted.shape == (benchmark.CLIPS, 527)

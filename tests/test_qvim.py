@@ -4,11 +4,10 @@ import csv
 import html
 import json
 import math
-import os
 import re
 import shutil
-import signal
 import urllib.parse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +27,7 @@ from models.retrieval import build_dual, mel_options, with_mel
 from tests.golden.named_weights import set_named_weights
 from tests.golden.tagging.calibrate import calibrate_batchnorm
 from tests.reference import golden
-from tests.runs import StageRuns, leaving_no_trace, merged
-from tests.test_audioset import TaggingRuns
-from tests.test_resume import assert_same
+from tests.runs import NamedRuns, assert_goes_on, leaving_no_trace, merged
 
 SIZES = {"references": 6, "imitations": 2, "items": 6, "queries": 2}
 RATE, SECONDS = 16000, 1.0
@@ -66,31 +63,19 @@ def weights(dataset_path, tmp_path_factory):
     return str(path)
 
 
-class VocalRuns(TaggingRuns):
-    """Runs of ex_qvim with a network of a few thousand weights; see :class:`tests.runs.StageRuns`."""
+class VocalRuns(NamedRuns):
+    """Runs of ex_qvim with a network of a few thousand weights."""
 
     def __init__(self, folder, dataset_path, weights):
-        self.folder, self.outputs = Path(folder), Path(folder) / "outputs"
-        self.script, self.ex = "ex_qvim", ex_qvim.ex
-        self.config = {
-            "arch": "mn01_as",
-            "pretrained_name": weights,
-            "data": {"dataset_path": dataset_path, "sample_rate": RATE, "duration": SECONDS, "num_workers": 0},
-            "training": {"batch_size": 4},
-            "mel": SMALL,
-            "trainer": {
-                "accelerator": "cpu",
-                "max_epochs": 1,
-                "log_every_n_steps": 1,
-                "default_root_dir": str(self.outputs),
-                "enable_progress_bar": False,
-            },
-            "wandb": {"project": "tests"},
-            "seed": 1,
-        }
-
-    def process(self, *arguments, code=None, command=()):
-        return StageRuns.process(self, *self.words({}), *arguments, code=code, command=command)
+        super().__init__(
+            folder,
+            ex_qvim.ex,
+            arch="mn01_as",
+            pretrained_name=weights,
+            data={"dataset_path": dataset_path, "sample_rate": RATE, "duration": SECONDS, "num_workers": 0},
+            training={"batch_size": 4},
+            mel=SMALL,
+        )
 
     def results(self, name="run"):
         """(system, metric) -> value of the table of an evaluation."""
@@ -205,30 +190,12 @@ def test_a_run(vocal, capsys):
     assert len(shown.splitlines()) < 16
 
 
-def test_stopped_runs_go_on(vocal, monkeypatch):
-    options = {"trainer": {"max_epochs": 2, "accumulate_grad_batches": 2}, "tau_trainable": True,
-               "data": {"pitch_shift": 2.0, "mix_p": 0.5}, "test_untrained": False}  # fmt: skip
-    vocal.run("whole", **options)
-    step, seen = RetrievalModule.training_step, []
-
-    def stop(self, *arguments):
-        seen.append(arguments)
-        if len(seen) == batch:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *arguments)
-
-    for batch in (2, 5):
-        name, seen[:] = f"ended{batch}", []
-        with monkeypatch.context() as patch:
-            patch.setattr(RetrievalModule, "training_step", stop)
-            with pytest.raises(SystemExit):
-                vocal.run(name, **options)
-        vocal.run(name, ckpt_path="last", **options)
-        for prefix in ("train/", "val/"):
-            assert vocal.metrics(name, prefix) == vocal.metrics("whole", prefix)
-        for key in ("state_dict", "optimizer_states", "global_step", "epoch"):
-            assert_same(vocal.checkpoint(name)[key], vocal.checkpoint("whole")[key], key)
-        assert vocal.results(name) == vocal.results("whole")
+@pytest.mark.parametrize("batch", [2, 5])
+def test_stopped_runs_go_on(vocal, monkeypatch, batch):
+    trainer = {"max_epochs": 2, "accumulate_grad_batches": 2}
+    augmented = {"pitch_shift": 2.0, "mix_p": 0.5}
+    start = partial(vocal.run, trainer=trainer, tau_trainable=True, data=augmented, test_untrained=False)
+    assert_goes_on(vocal, start, RetrievalModule, batch, monkeypatch)
     assert vocal.checkpoint("whole")["global_step"] == 4  # of 6 batches: the third of an epoch is a step as well
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.mean_teacher import MeanTeacher
-from tests.runs import StageRuns
+from tests.runs import StageRuns, assert_same
 
 STEPS = 5  # of an epoch
 
@@ -15,23 +15,6 @@ STEPS = 5  # of an epoch
 def options(accumulate=1, workers=0, every=1):
     trainer = {"accumulate_grad_batches": accumulate, "last_every_n_steps": every, "max_epochs": 2}
     return {"trainer": trainer, "training": {"num_workers": workers}, "test": {"test": False}}
-
-
-def assert_same(left, right, path=""):
-    """Equality of nested containers, tensors bit by bit."""
-    assert type(left) is type(right), path
-    if isinstance(left, dict):
-        assert left.keys() == right.keys(), path
-        for key in left:
-            assert_same(left[key], right[key], f"{path}/{key}")
-    elif isinstance(left, list | tuple):
-        assert len(left) == len(right), path
-        for i, pair in enumerate(zip(left, right)):
-            assert_same(*pair, f"{path}/{i}")
-    elif isinstance(left, torch.Tensor):
-        assert torch.equal(left, right), path
-    else:
-        assert left == right, path
 
 
 @pytest.fixture(scope="module")
