@@ -3,7 +3,7 @@
 Folders come from the environment, so no path of a machine stands in the code:
 
 * ``DATASET_PATH``: the DESED + MAESTRO tree, ``base_path`` of the configs (default ``data/dcase24_task4``);
-* ``RESOURCES_PATH``: what ``download_resources.py`` fetches (default ``resources``).
+* ``RESOURCES_PATH``: what ``download_resources.py`` fetches (default ``resources``), see ``published.tsv``.
 """
 
 import os
@@ -13,46 +13,6 @@ RESOURCES_PATH = os.environ.get("RESOURCES_PATH", "resources")
 PRETRAINED = f"{RESOURCES_PATH}/pretrained_models"
 DIRS_PATH = f"{RESOURCES_PATH}/dirs"
 PREDICTIONS = f"{RESOURCES_PATH}/predictions"
-
-RELEASE = "https://github.com/CPJKU/cpjku_dcase24/releases/download/files"
-TAGGING_RELEASE = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1"
-STRONG_RELEASE = "https://github.com/fschmid56/PretrainedSED/releases/download/v0.0.1"
-
-# Checkpoints that only a plugin's table names, by its config section.
-RELEASES = {
-    "mn": TAGGING_RELEASE,
-    "dymn": TAGGING_RELEASE,
-    "cnn14": "https://zenodo.org/record/3987831/files",
-    "cnn14_clotho": "https://zenodo.org/record/7752975/files",
-    **dict.fromkeys(("atst_frame", "fpasst", "beats", "m2d", "asit", "frame_mn"), STRONG_RELEASE),
-}
-
-# name: (path below the resources folder, address); an archive unpacks into the folder that its path names
-RESOURCES = {
-    "pseudo-labels": ("pseudo-labels", f"{RELEASE}/pseudo-labels.zip"),
-    "dirs": ("dirs", f"{RELEASE}/dirs.zip"),
-    "exclude": ("exclude", f"{RELEASE}/exclude.zip"),
-    "external_strong_split": ("external_strong_split", f"{RELEASE}/external_strong_split.zip"),
-    "deit_base": (
-        "pretrained_models/deit_base_distilled_patch16_384-d0272ac0.pth",
-        "https://dl.fbaipublicfiles.com/deit/deit_base_distilled_patch16_384-d0272ac0.pth",
-    ),
-    "beats_as": ("pretrained_models/beats_as.pt", f"{RELEASE}/beats_as.pt"),
-    **{
-        name: (f"pretrained_models/{name}.ckpt", f"{RELEASE}/{name}.ckpt")
-        for name in (
-            "atst_as",
-            "atst_as_strong",
-            "atst_stage1",
-            "atst_stage2",
-            "passt_as_strong",
-            "passt_stage1",
-            "passt_stage2",
-            "beats_stage1",
-            "beats_stage2",
-        )
-    },
-}
 
 # Folders and tables of DESED + MAESTRO; {base_path} is filled in when a path is used.
 T4_PATHS = {
@@ -139,7 +99,7 @@ DEMO = {
 # Where the data sets are unless data.root says something else, each in a folder of its own name.
 DATA_PATH = os.environ.get("DATA_PATH", "data")
 
-# The logits of nine PaSST models for AudioSet, and the rows of its clips, in TAGGING_RELEASE.
+# The logits of nine PaSST models for AudioSet, and the rows of its clips: teacher_logits and teacher_index.
 TEACHER = {
     "teacher_preds": f"{RESOURCES_PATH}/passt_enemble_logits_mAP_495.npy",
     "fname_to_index": f"{RESOURCES_PATH}/fname_to_index.pkl",

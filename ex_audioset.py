@@ -165,8 +165,7 @@ def run(config, train=True):
     runs.start(config["rank"])
     if train and config["ensemble"]:
         raise ValueError("ensemble: several networks are not trained at once, expected one arch")
-    content = content_of_run(config["pretrained_name"])
-    config = with_settings_of_run(config, ex.given, content, models.sections(), train)
+    config = with_settings_of_run(config, ex.given, content_of_run(runs.weights_of(config)), models.sections(), train)
     begun, monitor = runs.Run(config, train, kept_in=configs.PRETRAINED), best_is_tested(config)
     teaching, entries = Distillation(**config["kd"]), with_demo(config["dataset"], config["data"], **config["demo"])
     taught = strong_stage.taught(config) if config["dataset"] == strong_stage.DATASET else teaching.weights[1] > 0

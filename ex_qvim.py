@@ -146,7 +146,7 @@ def make_loaders(config, entries, retrieval, train):
 
 def configured(config):
     """The config with the settings of the run that wrote the weights, and with one front end in both its sections."""
-    config = with_settings_of(config["pretrained_name"], config, ex.given, sound_search.OF_ENCODERS)
+    config = with_settings_of(runs.weights_of(config), config, ex.given, sound_search.OF_ENCODERS)
     config = with_mel(config["arch"], config, mel_options(**config["mel"]), ex.given)
     front = config[models.get(config["arch"]).mel_section]
     mel = {name: front.get(MEL_NAMES.get(name, name), value) for name, value in config["mel"].items()}

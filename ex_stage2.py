@@ -221,5 +221,5 @@ ex.add_named_config("demo", plain({
 
 @ex.automain
 def main(_config):
-    config = plain(_config)
+    config = stages.configured(plain(_config), ex.given)
     return stages.run(config, sections, stages.make_stage(2, config, sections, freq_warp()))

@@ -1,34 +1,117 @@
-"""Where published files come from: ours, and the checkpoints of the plugins."""
+"""What is published, and where it comes from: the table ``published.tsv``, one line per file.
 
+Columns: name; file below the resources folder, or the folder that an archive unpacks into; address; bytes and checksum
+where they are known (else the first download is noted, and later ones are compared with it); licence, as the address
+or its repository states it; set of files that go together; and what needs it: words of a command line, all of which
+must be there, with alternatives behind semicolons.
+"""
+
+import csv
+import functools
 import os
+import re
+import shlex
 import urllib.parse
 from pathlib import Path
+from typing import NamedTuple
 
 import configs
-from helpers.downloads import provide
+
+TABLE = Path(__file__).with_name("published.tsv")
+WEIGHTS = "pretrained_models/"
+# Entries whose value names weights, which then take the place of those that the architecture starts from.
+NAMING = re.compile(r"(^|\.)(pretrained_names?|model_init_id)$|^ensemble$|^model_init_id$")
+ARCH_OF = {"ex_stage1": "atst_frame", "ex_stage2": "atst_frame", "ex_clotho": "cnn14_clotho"}  # where arch= is left out
+ARCH_OF |= dict.fromkeys(("ex_audioset", "ex_qvim"), "mn10_as")
 
 
-def table():
-    """All resources, name -> (path below the resources folder, address)."""
-    import models  # takes seconds, and a mirror of the stage recipes does without
+class Resource(NamedTuple):
+    """One line of the table; ``size`` and ``checksum`` are None where they are not known."""
 
-    resources = dict(configs.RESOURCES)
-    there = {path for path, _ in resources.values()}
-    for architecture in map(models.get, models.names()):
-        for name, checkpoint in architecture.checkpoints.items():
-            if checkpoint.file not in there and architecture.section in configs.RELEASES:
-                file = urllib.parse.quote(Path(checkpoint.file).name)
-                resources[name] = (checkpoint.file, f"{configs.RELEASES[architecture.section]}/{file}")
-    return resources
+    name: str
+    file: str
+    address: str
+    size: int | None
+    checksum: str | None
+    licence: str
+    set: str
+    needed_by: str
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether ``file`` is the folder that comes out of an archive."""
+        return self.address.endswith(".zip")
+
+    @property
+    def published_name(self) -> str:
+        """The file name at its address, which it has on mirrors too."""
+        return urllib.parse.unquote(self.address.rsplit("/", 1)[1])
+
+    def address_at(self, base_url=None) -> str:
+        """Its address: on a mirror (a folder, or a URL of any scheme), or by None on the original site."""
+        if not base_url:
+            return self.address
+        base = str(base_url) if "://" in str(base_url) else Path(base_url).resolve().as_uri()
+        return f"{base.rstrip('/')}/{self.address.rsplit('/', 1)[1]}"
 
 
-def address_of(address, base_url=None):
-    """The address of a file on a mirror, which has the files under their own names; None: on the original site."""
-    return f"{base_url.rstrip('/')}/{address.rsplit('/', 1)[1]}" if base_url else address
+@functools.cache
+def table() -> dict[str, Resource]:
+    """All resources by name."""
+    with open(TABLE, newline="") as file:
+        rows = list(csv.reader(file, delimiter="\t"))[1:]
+    found = [Resource(row[0], row[1], row[2], int(row[3] or 0) or None, row[4] or None, *row[5:]) for row in rows]
+    return {resource.name: resource for resource in found}
+
+
+def needed_by(command: str) -> list[str]:
+    """Names of the resources that a command line needs, with the weights from which its networks start.
+
+    Args:
+        command: ``python -m ex_stage2 with arch=beats``, or its essence ``arch=beats stage=2``.
+
+    Raises:
+        ValueError: a quotation mark is missing.
+    """
+    words = [word for word in shlex.split(command) if word not in ("python", "-m", "with")]
+    entries = dict(word.split("=", 1) for word in words if "=" in word)
+    bare = [word for word in words if "=" not in word]
+    if {"demo", "demo_strong"} & set(bare):
+        return []
+    script = next((word for word in bare if word.startswith("ex_")), "")
+    if script.startswith("ex_stage") and len(bare) == 1:  # its training, and none of its other commands
+        entries.setdefault("stage", script.removeprefix("ex_stage"))
+    arch = ARCH_OF.get(script, ARCH_OF["ex_stage1"] if "stage" in entries else None)
+    if arch:
+        entries.setdefault("arch", arch)
+    given = {*bare, *(f"{key}={value}" for key, value in entries.items())}
+    naming = {key: value for key, value in entries.items() if NAMING.search(key) and value != "own"}
+    named = {part for value in naming.values() for part in re.findall(r"[\w.+-]+(?:\(\d\))?", value)}
+    met = {name: _met(resource, given, naming) for name, resource in table().items()}
+    most = max((met[name] for name, resource in table().items() if resource.file.startswith(WEIGHTS)), default=0)
+    return [
+        name
+        for name, resource in table().items()
+        if name in named or (met[name] and (met[name] == most or not resource.file.startswith(WEIGHTS)))
+    ]
+
+
+def _met(resource, given, naming) -> int:
+    """Words of the longest alternative of ``needed_by`` that all are given; 0 where there is none."""
+    alternatives = [set(alternative.split()) for alternative in resource.needed_by.split(";")]
+    weights = resource.file.startswith(WEIGHTS)
+    return max(
+        (
+            len(words)
+            for words in alternatives
+            if words <= given and not (weights and naming and not any(w.split("=")[0] in naming for w in words))
+        ),
+        default=0,
+    )
 
 
 def provide_weights(checkpoint):
-    """Downloads the file of a checkpoint, unless it is there or is none of a published table.
+    """Downloads the file of a checkpoint, unless it is there or is none of the table.
 
     ``RESOURCES_URL`` in the environment names a mirror.
 
@@ -37,16 +120,17 @@ def provide_weights(checkpoint):
 
     Raises:
         FileNotFoundError: it is not there and cannot be fetched; the line says what to put where.
-        ValueError: it is not the file that was fetched the first time.
+        ValueError: it is not the file that is published, or that was fetched the first time.
     """
+    from helpers.downloads import provide  # needs packages, and the doctor reads the table without any
+
     path = checkpoint and Path(configs.RESOURCES_PATH) / checkpoint.file
     if checkpoint is None or path.is_file():
         return
-    address = next((address for file, address in table().values() if file == checkpoint.file), None)
-    if address is None:
+    resource = next((resource for resource in table().values() if resource.file == checkpoint.file), None)
+    if resource is None:
         return
-    address = address_of(address, os.environ.get("RESOURCES_URL"))
     try:
-        provide(path, address)
+        provide(path, resource.address_at(os.environ.get("RESOURCES_URL")), resource.checksum, resource.size)
     except OSError as error:
         raise FileNotFoundError(f"{path}: no such weights file, and no download ({error}): put it there") from None

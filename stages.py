@@ -1,5 +1,6 @@
 """What the two stages of sound event detection share: config sections, data, detectors, and the course of a run."""
 
+import logging
 from functools import partial
 
 import lightning as L
@@ -23,6 +24,9 @@ from helpers.views import FilterAugment, FreqWarp, MixAugment, Recipe, TimeAugme
 from models.crnn import Task4CRNN
 from models.frontends import CnnInput, CrnnMel, Scaler, amplitude_to_db
 from models.sed import LOADING, build_detectors
+from models.settings import with_settings_of
+
+log = logging.getLogger(__name__)
 
 SETS = ("training", "validation", "test")
 
@@ -135,13 +139,42 @@ def make_stage(number, config, sections, warp=None):
     )  # fmt: skip
 
 
+def clips_of(config, part):
+    """Length and rate of the clips of "training", "validation" or "test"."""
+    return {entry: config[part][entry] for entry in ("sample_rate", "audio_length")}
+
+
+def configured(config, given):
+    """Begins the run; the config, in which all that the user left open of the networks is as in the checkpoint.
+
+    Args:
+        config: of the run.
+        given: dotted names of the entries that the user set.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: it is damaged, or of another architecture than the one given.
+    """
+    runs.start(config["rank"])
+    path = logger.resume_from(config["ckpt_path"], *logger.place(config))
+    if path is None:
+        return config
+    runs.read_checkpoint(path, config["training"]["train"])
+    config, notes = with_settings_of(config, given, path, configs.PRETRAINED)
+    for note in notes:
+        log.info("%s", note)
+    return {**config, "ckpt_path": str(path)}
+
+
 def build_loaders(config, sections, paths, grid):
     """Data loaders of every role; each rank asks for its part of them."""
     training, validation, test = sections.training, sections.validation, sections.test
 
     def train(*position):
         dirs = paths.get("dirs", config["training"]["dir_folder"])
-        dataset = training(grid, paths, target=task4.training_set, dir_folder=dirs)
+        dataset = training(
+            grid, paths, target=task4.training_set, dir_folder=dirs, **clips_of(config, "training")
+        )  # fmt: skip
         return train_loader(dataset, config["training"]["batch_sizes"], config["seed"], *position, **options(training))
 
     def options(section):
@@ -151,8 +184,10 @@ def build_loaders(config, sections, paths, grid):
 
     return runs.Loaders(
         train,
-        lambda *rank: evaluation_loader(validation(grid, paths), *rank, **options(validation)),
-        lambda *rank: evaluation_loader(test(grid, paths), *rank, **options(test)),
+        lambda *rank: evaluation_loader(
+            validation(grid, paths, **clips_of(config, "validation")), *rank, **options(validation)
+        ),
+        lambda *rank: evaluation_loader(test(grid, paths, **clips_of(config, "test")), *rank, **options(test)),
     )
 
 
@@ -218,8 +253,7 @@ def run(config, sections, stage):
     Returns:
         PSDS1 of the tested student, None where nothing was tested.
     """
-    grid = sections.encoder()
-    runs.start(config["rank"])
+    grid = FrameGrid(**config["encoder"])
     require_one_length_and_rate(config)
     monitor = ("val/obj_metric", "max")
     if not config["validation"]["validate"]:
@@ -229,5 +263,6 @@ def run(config, sections, stage):
     module, loaders = build_module(config, sections, stage, paths, grid), build_loaders(config, sections, paths, grid)
     results = begun.fit_and_test(module, loaders, monitor, test=config["test"]["test"])
     if begun.shows and "trained" in results:
-        show(results, module, sections.test(grid, paths).datasets[1], begun.folder, config["plots"])
+        clips = sections.test(grid, paths, **clips_of(config, "test")).datasets[1]
+        show(results, module, clips, begun.folder, config["plots"])
     return results.get("trained", {}).get("test/student/psds1_sed_scores_eval")

@@ -3,12 +3,31 @@
 import logging
 import os
 import signal
+import subprocess
 import threading
 from pathlib import Path
 
 from lightning.pytorch.callbacks import Callback
 
 log = logging.getLogger(__name__)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def revision(folder=REPOSITORY) -> str | None:
+    """Git revision of a checkout, with ``-dirty`` behind it where tracked files differ; None where there is none."""
+
+    def git(*words):
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        top, commit = git("rev-parse", "--show-toplevel", "HEAD").splitlines()
+        if Path(top).resolve() != Path(folder).resolve():  # a checkout of something else around an installed copy
+            return None
+        return commit + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
 
 
 class LastCheckpoint(Callback):
@@ -18,6 +37,10 @@ class LastCheckpoint(Callback):
     are taken at the end of the running optimizer step: between two steps (not between two batches whose gradients are
     summed up) the state is one that a run can go on from. After the last step of an epoch comes its validation
     first, which a run that went on from there would leave out.
+
+    All checkpoints of the run get the entries ``revision``, the git revision of the code at its start, and ``metric``:
+    name, mode and best value so far of the metric that is monitored, else of the module's ``headline``; None before
+    the first validation.
 
     Args:
         folder: where ``last.ckpt`` goes.
@@ -32,6 +55,7 @@ class LastCheckpoint(Callback):
         self._stopping = False
         self._just_saved = False
         self._former = {}
+        self._revision = self._metric = None
 
     def save(self, trainer):
         """Writes the checkpoint; every rank must call it."""
@@ -43,6 +67,25 @@ class LastCheckpoint(Callback):
 
     def setup(self, trainer, module, stage):
         self.path = Path(trainer.strategy.broadcast(str(self.path)))
+        self._revision = revision()
+
+    def on_validation_end(self, trainer, module):
+        monitored = [(each.monitor, each.mode) for each in trainer.checkpoint_callbacks if each.monitor]
+        name, mode = next(iter([*monitored, getattr(module, "headline", None) or (None, None)]))
+        if name not in trainer.callback_metrics or trainer.sanity_checking:
+            return
+        known = [] if self._metric is None else [self._metric["best"]]
+        best = {"max": max, "min": min}[mode]([float(trainer.callback_metrics[name]), *known])
+        self._metric = {"name": name, "mode": mode, "best": best}
+
+    def on_save_checkpoint(self, trainer, module, checkpoint):
+        checkpoint["revision"], checkpoint["metric"] = self._revision, self._metric
+
+    def state_dict(self):
+        return {"metric": self._metric}
+
+    def load_state_dict(self, state_dict):
+        self._metric = state_dict["metric"]
 
     def on_train_start(self, trainer, module):
         self._step = trainer.global_step

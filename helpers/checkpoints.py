@@ -5,6 +5,7 @@ module, and whose entries ``student`` and ``teacher`` hold one task-4 model each
 """
 
 import argparse
+import json
 import logging
 import os
 import pathlib
@@ -22,6 +23,12 @@ from torch import nn
 log = logging.getLogger(__name__)
 
 NAMED_IN_ERRORS = 3  # tensors named per kind of mismatch; the rest is counted
+
+# Entries of Lightning's checkpoints without which one is still a weights file.
+STATE_OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "loops", "MixedPrecision", "Loaders")
+
+SAFETENSORS = ".safetensors"
+SAME = "same"  # metadata entry of our own files of that kind: names of tensors that are stored under another name
 
 
 def _numpy_types():
@@ -60,7 +67,12 @@ class Loaded(NamedTuple):
 def read(path) -> dict:
     """The contents of a weights file, tensors on the CPU, mapped from disk where the format allows.
 
-    Nothing in the file is executed: it may hold tensors, plain containers and the types of :data:`HARMLESS`.
+    Nothing in the file is executed: it may hold tensors, plain containers and the types of :data:`HARMLESS`. A
+    ``.safetensors`` file of :mod:`helpers.convert` has the entries of the file that it was made from.
+
+    Returns:
+        the dictionary in the file; of a pair of state dicts, as the trials of the retrieval baseline of DCASE 2023 keep
+        them, the entries ``model_state_dict`` and ``optimizer_state_dict``.
 
     Raises:
         FileNotFoundError: no such file; the message has the download command.
@@ -68,9 +80,10 @@ def read(path) -> dict:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such weights file; if it is a published one: python download_resources.py --only {path.stem}"
-        )
+        published = f"if it is a published one: python download_resources.py --only {path.stem}"
+        raise FileNotFoundError(f"{path.absolute()}: no such weights file; {published}")
+    if path.suffix == SAFETENSORS:
+        return _read_safetensors(path)
     try:
         with torch.serialization.safe_globals(HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -84,8 +97,38 @@ def read(path) -> dict:
         raise ValueError(
             f"{path} is truncated or no weights file ({_first_line(error)}); expected a file written by torch.save"
         ) from error
+    if isinstance(content, tuple | list) and [isinstance(part, dict) for part in content] == [True, True]:
+        content = dict(zip(("model_state_dict", "optimizer_state_dict"), content))
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
+    return content
+
+
+def _read_safetensors(path) -> dict:
+    """The entries of a file of :mod:`helpers.convert`; the tensors of any other."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ModuleNotFoundError:
+        raise ValueError(f"{path}: to read it, install the package safetensors") from None
+    try:
+        with safe_open(path, "pt") as file:
+            # Clones, since all are views of one memory map, which torch.save would write whole, or refuse.
+            metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name).clone() for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is truncated or no weights file ({_first_line(error)})") from error
+    if SAME not in metadata:
+        return tensors
+    try:
+        tensors |= {name: tensors[other] for name, other in json.loads(metadata[SAME]).items()}
+        content = {entry: json.loads(text) for entry, text in metadata.items() if entry not in (SAME, "format")}
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} has damaged metadata ({_first_line(error)})") from error
+    for name, tensor in tensors.items():
+        *entries, last = name.split("/")
+        state = content
+        for entry in entries:
+            state = state.setdefault(entry, {})
+        state[last] = tensor
     return content
 
 

@@ -31,21 +31,22 @@ TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP statuses that
 HEX_DIGITS = {32: "md5", 40: "sha1", 64: "sha256"}
 
 
-def fetch(address, path, checksum=None, retries=RETRIES, wait=WAIT):
+def fetch(address, path, checksum=None, retries=RETRIES, wait=WAIT, size=None):
     """Downloads a file.
 
     Args:
         address: with any scheme that urllib knows.
         path: of the file.
-        checksum: "sha256:<hex digits>" or "md5:..."; None: only the announced length is checked.
+        checksum: "sha256:<hex digits>" or "md5:..."; None: only the length is checked.
         retries: failures in a row, without any progress, after which to give up.
         wait: seconds before the second attempt, doubled with every further failure.
+        size: bytes, where they are known; else what the server announces counts.
 
     Raises:
         OSError: no answer, a refusal, or no progress after all attempts; what has come is kept for the next call.
-        ValueError: another checksum; what has come is thrown away.
+        ValueError: another size or checksum; what has come is thrown away.
     """
-    partial, failures, progress = _Partial(address, Path(path)), 0, False
+    partial, failures, progress = _Partial(address, Path(path), size), 0, False
     while True:
         before = partial.have
         try:
@@ -63,20 +64,21 @@ def fetch(address, path, checksum=None, retries=RETRIES, wait=WAIT):
             raise OSError(f"{address}: {failure}{came}")
         logger.warning("%s: %s; trying again", address, failure)
         time.sleep(wait * 2 ** (failures - 1))
-    if checksum:
-        try:
+    try:
+        partial.require_size(partial.have)
+        if checksum:
             require_checksum(partial.file, checksum, address)
-        except ValueError:
-            partial.restart()
-            raise
+    except ValueError:
+        partial.restart()
+        raise
     partial.finish()
 
 
 class _Partial:
     """The part of a download that has come."""
 
-    def __init__(self, address, path):
-        self.address, self.path = address, path
+    def __init__(self, address, path, size=None):
+        self.address, self.path, self.size = address, path, size
         self.file, self.note = (path.with_name(path.name + end) for end in (".partial", ".partial.json"))
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -95,6 +97,11 @@ class _Partial:
         self.file.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
         self.origin = {}
+
+    def require_size(self, found):
+        """Raises ValueError where the size of the file is known to be another one."""
+        if self.size is not None and found != self.size:
+            raise ValueError(f"{self.address}: {found} bytes, expected {self.size}; the file is not used")
 
     def finish(self):
         """Gives the complete file its name."""
@@ -123,6 +130,8 @@ class _Partial:
             raise ConnectionError("the file changed while it was downloaded") from None
         with answer:
             origin, start = self._origin(answer)
+            if origin["size"]:
+                self.require_size(origin["size"])
             if getattr(answer, "status", None) != 206:  # the whole file: the first request, or no ranges there
                 self.restart()
                 self.origin = origin
@@ -143,7 +152,10 @@ class _Partial:
 
     def _append(self, answer):
         size = self.origin["size"]
-        bar = tqdm(total=size or None, initial=self.have, unit="B", unit_scale=True, desc=self.path.name, disable=None)
+        bar = tqdm(
+            total=size or None, initial=self.have, unit="B", unit_scale=True, desc=self.path.name,
+            leave=False, disable=None,
+        )  # fmt: skip
         with bar, open(self.file, "ab") as file:
             while chunk := answer.read(CHUNK):
                 file.write(chunk)
@@ -170,15 +182,17 @@ def digest(path, kind="sha256"):
 def require_checksum(path, checksum, source):
     """Compares a file's checksum with "sha256:<hex digits>", "md5:...", or hex digits alone.
 
+    With the kind in front of them, the first eight digits or more will do: some file names hold these.
+
     Raises:
         ValueError: it has another one, or the expected one cannot be understood.
     """
     kind, _, digits = checksum.strip().lower().rpartition(":")
     kind = kind or HEX_DIGITS.get(len(digits))
-    if kind not in HEX_DIGITS.values():
+    if kind not in HEX_DIGITS.values() or len(digits) < 8:
         raise ValueError(f"checksum '{checksum}': expected sha256:<64 hex digits> or md5:<32 hex digits>")
     found = digest(path, kind)
-    if found != f"{kind}:{digits}":
+    if not found.startswith(f"{kind}:{digits}"):
         raise ValueError(f"{source}: checksum {found}, expected {kind}:{digits}; the file is not used")
 
 
@@ -204,7 +218,19 @@ def note_or_compare(path, address, fetched=True):
         if fetched:
             path.unlink()
         expected = f"expected {known[path.name]['checksum']} as noted in {record} at the first download"
-        raise ValueError(f"{path}: checksum {found}, {expected}; the file is not used")
+        mend = "the file is not used (if it is the right one, remove its entry there)"
+        raise ValueError(f"{path}: checksum {found}, {expected}; {mend}")
+
+
+def forget(path):
+    """Removes a downloaded file that turned out to be none, and what was noted of it."""
+    record = path.parent / RECORD
+    path.unlink(missing_ok=True)
+    with locked(record):
+        known = json.loads(record.read_text()) if record.is_file() else {}
+        if known.pop(path.name, None) is not None:
+            with replacing(record) as temporary:
+                temporary.write_text(json.dumps(known, indent=1))
 
 
 @contextmanager
@@ -225,11 +251,11 @@ def locked(path):
             return
 
 
-def provide(path, address, checksum=None):
+def provide(path, address, checksum=None, size=None):
     """Makes sure that a file is there, if need be by download; of several processes one fetches it.
 
     Args:
-        path, address, checksum: see :func:`fetch`; a first download without known checksum is noted.
+        path, address, checksum, size: see :func:`fetch`; a first download is noted, and later ones must be the same.
 
     Raises:
         OSError, ValueError: as :func:`fetch` and :func:`note_or_compare`.
@@ -239,5 +265,5 @@ def provide(path, address, checksum=None):
         return
     with locked(path):
         if not path.is_file():
-            fetch(address, path, checksum)
+            fetch(address, path, checksum, size=size)
             note_or_compare(path, address)

@@ -23,9 +23,6 @@ TRAINER_EXTRAS = {
     "last_every_n_steps": 500,  # optimizer steps between two saves of last.ckpt
 }
 
-# Entries of Lightning's checkpoints without which one is still a weights file.
-STATE_OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "loops", "MixedPrecision", "Loaders")
-
 
 def start(rank=0):
     """Sets up logging of this process; ``rank`` numbers the machine where no launcher does."""
@@ -93,6 +90,16 @@ def write_summary(module, folder, detail):
             raise ValueError(f"trainer.weights_summary: 'full', 'top' or None expected, got {detail!r}")
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "model_summary.txt").write_text(str(ModelSummary(module, max_depth=depth)) + "\n")
+
+
+def weights_of(config) -> str | None:
+    """The file that decides on the network of a run: the checkpoint it goes on from, else its ``pretrained_name``.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+    """
+    path = logger.resume_from(config["ckpt_path"], *logger.place(config))
+    return config["pretrained_name"] if path is None else str(path)
 
 
 def read_checkpoint(path, train=True) -> dict:
@@ -179,7 +186,9 @@ def keep(trainer, folder, path):
         path: the new file; it can be what another run starts from, is evaluated or gets predictions from.
     """
     content = checkpoints.read(best_checkpoint(trainer) or Path(folder) / "checkpoints" / "last.ckpt")
-    checkpoints.save(path, {entry: value for entry, value in content.items() if entry not in STATE_OF_TRAINING})
+    checkpoints.save(
+        path, {entry: value for entry, value in content.items() if entry not in checkpoints.STATE_OF_TRAINING}
+    )
     log.info("the tested checkpoint is kept as %s", path)
 
 

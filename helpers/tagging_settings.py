@@ -41,7 +41,9 @@ def with_settings_of_run(
     if "arch" in given and config["arch"] != theirs["arch"]:
         file = config["pretrained_name"]
         raise ValueError(f"{file} is for arch={theirs['arch']}, but arch={config['arch']} is asked for")
-    result = {**config, "arch": theirs["arch"], "pooling": theirs["pooling"]}
+    result = {**config, "arch": theirs["arch"]}
+    if "pooling" not in given:
+        result["pooling"] = theirs["pooling"]
     data = {"sample_rate": theirs["data"]["sample_rate"]}
     if not train:
         data["clip_length"] = theirs["data"]["clip_length"]

@@ -14,7 +14,9 @@ from models.registry import NOTHING, Architecture, Backbone, Checkpoint, default
 RUN_ENTRY = "tagger"  # the key of our own weights files that holds the state dict
 AUDIOSET_CLASSES = 527
 POOLINGS = ("mean", "attention")
-SUFFIXES = (".pt", ".pth", ".ckpt")
+BACKBONE = "backbone."  # what the names of a network below a pooling head begin with
+ATTENTION, HEAD = (r"^attention\.",), (r"^(attention|classifier)\.",)  # names of a pooling head
+SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 
 
 class Tagger(nn.Module):
@@ -188,12 +190,27 @@ def load_tagger(tagger: Tagger, arch: str, pretrained_name: str | None, folder) 
     if path is not None:
         content = read(path)
         if RUN_ENTRY in content:
-            return load_exact(tagger, content[RUN_ENTRY], resized=(tagger.classifier_names,), name=str(path))
+            return _load_run(tagger, content[RUN_ENTRY], str(path))
         checkpoint = replace(_layout(registry.get(arch), path), file=str(path.absolute()))
     if checkpoint is None:
         return None
     net = tagger.backbone if isinstance(tagger, ClipTagger) else tagger
     return load_pretrained(net, checkpoint, folder, prefix="model.")
+
+
+def _load_run(tagger, state, name) -> Loaded:
+    """The tagger of a run. Where that pools in another way, its head is left out, and the network below is loaded."""
+    pooled = isinstance(tagger, ClipTagger)
+    theirs = any(entry.startswith(BACKBONE) for entry in state)
+    if pooled and not theirs:
+        state = {f"{BACKBONE}{entry}": tensor for entry, tensor in state.items()}
+    elif theirs and not pooled:
+        state = {entry.removeprefix(BACKBONE): state[entry] for entry in state if entry.startswith(BACKBONE)}
+    other_head = HEAD if pooled != theirs else ATTENTION if pooled else ()
+    resized = [tagger.classifier_names]
+    if pooled and isinstance(tagger.backbone, Tagger):
+        resized.append(tagger.backbone.classifier_names.replace("^", r"^backbone\."))
+    return load_exact(tagger, state, missing=other_head, ignored=other_head, resized=resized, name=name)
 
 
 def published_checkpoint(arch: str, pretrained_name: str | None) -> Checkpoint | None:

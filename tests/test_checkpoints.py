@@ -1,7 +1,9 @@
 """Weights files: what is read, what is refused and how the refusal reads, and every published layout."""
 
 import argparse
+import functools
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -11,6 +13,8 @@ import pytest
 import torch
 from torch import nn
 
+import published
+from helpers.callbacks import LastCheckpoint, revision
 from helpers.checkpoints import Loaded, initialise_from_run, load_exact, load_pretrained, read, rename, save
 from models import registry
 from models.crnn import Task4CRNN
@@ -86,6 +90,8 @@ def test_read_refuses_other_objects(tmp_path):
 def test_read_names_a_missing_file_and_the_download(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"atst_as\.ckpt: no such .*download_resources\.py --only atst_as$"):
         read(tmp_path / "atst_as.ckpt")
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(str(Path.cwd()))}/none/mine.ckpt: no such weights file"):
+        read("none/mine.ckpt")
     with pytest.raises(FileNotFoundError):
         read(tmp_path)
 
@@ -392,3 +398,196 @@ def test_stage_checkpoints_that_do_not_fit_are_named(stage):
         initialise_from_run(task4(), stage / "other.ckpt")
     with pytest.raises(FileNotFoundError, match=r"atst_stage1\.ckpt.*--only atst_stage1$"):
         initialise_from_run(task4(), stage / "atst_stage1.ckpt")
+
+
+# --- every published file, at full size
+
+MODELS = golden("tagging/models.json")["models"]
+STAGES = {"atst": "atst_frame", "passt": "fpasst", "beats": "beats"}
+WEIGHTS = {name: row for name, row in published.table().items() if row.file.startswith(published.WEIGHTS)}
+REGISTERED = {
+    checkpoint.file: (arch, checkpoint)
+    for arch in registry.names()
+    for checkpoint in registry.get(arch).checkpoints.values()
+}
+AUDIOSET_HEAD = {"head_linear_layer.weight", "head_linear_layer.bias"}
+BEATS_CFG = {"encoder_layers": 12, "deep_norm": True, "relative_position_embedding": True, "gru_rel_pos": True}
+BEATS_CFG |= {"input_patch_size": 16, "max_distance": 800}
+
+
+@functools.cache
+def on_meta(arch):
+    """An AudioSet wrapper of published size, without memory."""
+    architecture = registry.get(arch)
+    with torch.device("meta"):
+        return AudioSetHead(architecture.net(**architecture.preset))
+
+
+def own_shapes(arch, below="model."):
+    """Shapes of the tensors of the wrapper whose names start so, without that."""
+    state = on_meta(arch).state_dict()
+    return {name.removeprefix(below): list(tensor.shape) for name, tensor in state.items() if name.startswith(below)}
+
+
+def pretrained_sed(name):
+    """Names and shapes in a file of PretrainedSED, by the names that its loader renames."""
+    stem, _, kind = name.partition("_")
+    short = {"BEATs": "beats.", "M2D": "m2d.", "ASIT": "asit.", "fpasst": "fpasst."}.get(stem, "")
+    file = "other_backbones" if stem in ("ATST-F", "BEATs", "fpasst") else "m2d_asit"
+    stored = golden(f"audioset_strong/manifest_{file}.json")[stem if file == "other_backbones" else stem.lower()]
+    shapes = {
+        key: shape for key, shape in stored["names_and_shapes"].items() if key not in stored.get("not_written", ())
+    }
+    shapes = {key.replace(f"model.{short}", "model.model." if stem == "BEATs" else "model.", 1): shape
+              for key, shape in shapes.items()}  # fmt: skip
+    if kind == "strong_1":
+        return shapes
+    backbone = {key: shape for key, shape in shapes.items() if key.startswith("model.")}
+    return backbone | ({"weak_head.weight": [527, 768], "weak_head.bias": [527]} if kind == "weak" else {})
+
+
+def published_content(row):
+    """What the file of a row holds, with tensors that take no room, from the stored manifests."""
+    name = row.name
+    if name in MODELS:
+        assert MODELS[name]["file_name"] == row.published_name
+        return tensors(golden_manifests()[MODELS[name]["manifest"]])
+    if name.startswith("frame_mn"):
+        return tensors(golden("audioset_strong/manifest_frame_mn.json")[name.removesuffix("_strong_1")])
+    if row.set == "events":
+        return tensors(pretrained_sed(name))
+    if name == "cnn14":
+        return {"iteration": 600000, "model": tensors(golden("tagging/cnn14_manifests.json")["panns_cnn14"])}
+    if name == "cnn14_clotho":
+        return tensors(golden("tagging/cnn14_manifests.json")["cnn14_encoder_2023_out300"])
+    if name.partition("_")[2] in ("stage1", "stage2"):
+        state = golden(f"sed/state_dict_t4_{STAGES[name.partition('_')[0]]}.json")["shapes"]
+        models = {mode: {key.removeprefix(f"{mode}."): shape for key, shape in state.items() if key.startswith(mode)}
+                  for mode in ("student", "teacher")}  # fmt: skip
+        return {"epoch": 3, "state_dict": tensors(state), **{mode: tensors(part) for mode, part in models.items()}}
+    if name == "beats_as":
+        stored = golden("audioset_strong/manifest_other_backbones.json")["BEATs"]["names_and_shapes"]
+        state = {key.removeprefix("model.beats."): shape for key, shape in stored.items() if "_head." not in key}
+        return {"cfg": BEATS_CFG, "model": tensors(state | {"predictor.weight": [527, 768], "predictor.bias": [527]})}
+    if name == "deit_base":
+        shapes = own_shapes("fpasst") | {"pos_embed": [1, 578, 768], "patch_embed.proj.weight": [768, 3, 16, 16]}
+        new = ("new_pos_embed", "freq_new_pos_embed", "time_new_pos_embed", "conv_in_")
+        return {"model": tensors({key: shape for key, shape in shapes.items() if not key.startswith(new)})}
+    prefix = {"atst_as": "encoder.encoder."}.get(name, "net_strong.model.")
+    below = "model.atst." if name.startswith("atst") else "model."
+    prefix += {"atst_as_strong": "atst."}.get(name, "")
+    return {
+        "state_dict": tensors(
+            {prefix + key: shape for key, shape in own_shapes(STAGES[name.split("_")[0]], below).items()}
+        )
+    }
+
+
+def tensors(shapes):
+    counts = "num_batches_tracked"
+    return {name: ones(shape).long() if name.endswith(counts) else ones(shape) for name, shape in shapes.items()}
+
+
+@functools.cache
+def golden_manifests():
+    return golden("tagging/manifests.json")
+
+
+def test_the_table_and_the_plugins_name_the_same_files():
+    assert {row.file for row in WEIGHTS.values()} == set(REGISTERED)
+
+
+TO_META = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")  # names and shapes count
+
+
+@TO_META
+@pytest.mark.parametrize("row", WEIGHTS.values(), ids=WEIGHTS)
+def test_a_file_in_the_layout_of_each_published_one_loads(row, tmp_path):
+    arch, checkpoint = REGISTERED[row.file]
+    save(tmp_path / row.file, published_content(row))
+    loaded = load_pretrained(on_meta(arch), checkpoint, tmp_path)
+    new = (
+        {f"model.conv_in_{i}.{kind}" for i in (1, 2, 3) for kind in ("weight", "bias")}
+        if row.name == "deit_base"
+        else set()
+    )
+    head = row.set == "stages" and "stage" in row.name and arch != "beats"
+    assert set(loaded.left) == new | (set() if head else AUDIOSET_HEAD)
+    assert len(loaded.restored) + len(loaded.left) == len(on_meta(arch).state_dict())
+
+
+@TO_META
+@pytest.mark.parametrize("name", [name for name in WEIGHTS if "_stage" in name])
+def test_stages_start_from_the_layout_of_each_published_one(name, tmp_path):
+    row = WEIGHTS[name]
+    arch, checkpoint = REGISTERED[row.file]
+    save(tmp_path / row.file, published_content(row))
+    with torch.device("meta"):
+        model = Task4CRNN(registry.get(arch).net(), **checkpoint.wrapper)
+    for mode in ("student", "teacher"):
+        assert not initialise_from_run(model, tmp_path / row.file, mode).left
+
+
+# --- where a checkpoint of ours comes from
+
+
+def git(folder, *words):
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
+
+
+def test_revision_of_a_checkout(tmp_path):
+    assert revision(tmp_path) is None
+    git(tmp_path, "init")
+    assert revision(tmp_path) is None
+    (tmp_path / "a.py").write_text("1\n")
+    (tmp_path / "inside").mkdir()
+    git(tmp_path, "add", "a.py")
+    git(tmp_path, "commit", "-m", "one")
+    clean = revision(tmp_path)
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    (tmp_path / "notes.txt").write_text("no part of it\n")
+    assert revision(tmp_path) == clean
+    (tmp_path / "a.py").write_text("2\n")
+    assert revision(tmp_path) == f"{clean}-dirty"
+    assert revision(tmp_path / "inside") is None
+    assert revision(tmp_path / "none") is None
+
+
+def trainer_with(value, monitors=(), sanity_checking=False):
+    callbacks = [SimpleNamespace(monitor=name, mode=mode) for name, mode in monitors]
+    metrics = {"val/mAP": torch.tensor(value), "val/loss": torch.tensor(-value)}
+    return SimpleNamespace(checkpoint_callbacks=callbacks, callback_metrics=metrics, sanity_checking=sanity_checking)
+
+
+@pytest.mark.parametrize(
+    ("monitors", "expected"),
+    [
+        ([(None, "min"), ("val/loss", "min")], {"name": "val/loss", "mode": "min", "best": -0.75}),
+        ([], {"name": "val/mAP", "mode": "max", "best": 0.75}),
+        ([("val/other", "max")], None),
+    ],
+)
+def test_checkpoints_carry_the_best_metric_and_the_revision(tmp_path, monitors, expected):
+    callback, module, checkpoint = LastCheckpoint(tmp_path), SimpleNamespace(headline=("val/mAP", "max")), {}
+    callback.on_validation_end(trainer_with(0.875, monitors, sanity_checking=True), module)
+    for value in (0.5, 0.75):
+        callback.on_validation_end(trainer_with(value, monitors), module)
+    other = LastCheckpoint(tmp_path)  # goes on
+    other.load_state_dict(callback.state_dict())
+    other.setup(SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda path: path)), module, "fit")
+    other.on_validation_end(trainer_with(0.25, monitors), module)
+    other.on_save_checkpoint(None, module, checkpoint)
+    assert checkpoint == {"revision": revision(), "metric": expected}
+
+
+def test_a_run_says_where_its_checkpoints_come_from(stage1):
+    stage1.run("mine", trainer={"max_epochs": 2, "check_val_every_n_epoch": 1}, test={"test": False})
+    values = [row["val/obj_metric"] for row in stage1.metrics("mine", "val/obj_metric").values()]
+    assert len(values) == 2
+    for file in ("best", "last"):
+        content = read(stage1.path("mine") / "checkpoints" / f"{file}.ckpt")
+        assert content["revision"] == revision()
+        assert content["metric"] == {"name": "val/obj_metric", "mode": "max", "best": pytest.approx(max(values))}
+        assert content["config"]["arch"] == stage1.config["arch"]
+        assert content["config"]["t4_wrapper"]["n_RNN_cell"] == stage1.config["t4_wrapper"]["n_RNN_cell"]

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in ROOT.glob("ex_*.py"))
 SHARED = (  # by scripts
     "stages", "taggers", "strong_stage", "sound_search", "caption_scoring", "clotho_studies", "published",
+    "doctor",
 )  # fmt: skip
 OURS = {"models", "data_util", "helpers", "configs", *SHARED, *SCRIPTS}
 ALLOWED = {

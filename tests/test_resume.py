@@ -138,6 +138,20 @@ def test_processes(stage1, uninterrupted, number, send, batch, status, step):
     assert_continued(stage1, uninterrupted)
 
 
+def test_checkpoints_bring_their_settings(stage1):
+    """Whoever tests a checkpoint, or goes on from it, need not repeat what its networks are."""
+    stage1.run("first", arch="mn02_as", mn_mel={"n_mels": 64}, test_untrained=False)
+    for entry in ("arch", "t4_wrapper"):
+        del stage1.config[entry]
+    results, file = stage1.results("first"), stage1.path("first") / "checkpoints" / "best.ckpt"
+    (stage1.path("first") / "results.csv").unlink()
+    stage1.run(ckpt_path=str(file), training={"train": False})
+    assert stage1.results("first") == results
+    stage1.run("first", ckpt_path="last", trainer={"max_epochs": 2})
+    assert stage1.checkpoint("first")["config"]["arch"] == "mn02_as"
+    assert len(stage1.metrics("first")) == 2 * STEPS
+
+
 def test_finished(stage1):
     """To go on from the end is to test again."""
     stage1.run("finished")

@@ -12,6 +12,7 @@ import models
 from helpers.checkpoints import save
 from models.registry import Backbone
 from models.tagging import RUN_ENTRY, ClipTagger, Tagger, build_tagger, load_tagger
+from tests.golden.named_weights import set_named_weights
 
 # Entries that make the networks small, by section. Where the name decides the size, the smallest name is taken.
 TRANSFORMER = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -246,6 +247,25 @@ def test_a_file_of_a_run_and_other_classes(tmp_path, name):
     pattern = re.compile(other.classifier_names)
     assert all(pattern.search(key) for key in left)
     assert other.tag(mel(torch.zeros(1, mel.sample_rate)))[0].shape == (1, 4)
+
+
+@pytest.mark.parametrize("name", ["mn01_as", "frame_mn06"])
+@pytest.mark.parametrize("theirs", [None, "mean", "attention"])
+@pytest.mark.parametrize("ours", [None, "mean", "attention"])
+def test_a_file_of_a_run_that_pools_in_another_way(tmp_path, name, theirs, ours):
+    _, source = build_tagger(name, n_classes=9, pooling=theirs)
+    set_named_weights(source, 1)
+    save(tmp_path / "run.ckpt", {RUN_ENTRY: source.state_dict(), "config": {}})
+    _, tagger = build_tagger(name, n_classes=9, pooling=ours)
+    left = load_tagger(tagger, name, tmp_path / "run.ckpt", tmp_path).left
+    below = [getattr(each, "backbone", each).state_dict() for each in (tagger, source)]
+    own_head = re.compile(r"^(attention|classifier)\.")
+    shared = [key for key in below[0] if key in below[1] and not own_head.search(key)]
+    assert len(shared) > 100
+    assert all(torch.equal(below[0][key], below[1][key]) for key in shared)
+    assert all("classifier." in key or "attention." in key for key in left)
+    if tagger.state_dict().keys() <= source.state_dict().keys():
+        assert not left
 
 
 def test_no_name_loads_nothing(tmp_path):

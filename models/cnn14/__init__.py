@@ -13,7 +13,8 @@ from models.registry import Architecture, Checkpoint, register
 
 __all__ = ["CHANNELS", "ENCODER_NAMES", "ClothoEncoder", "ClothoMel", "Cnn14", "PannsMel"]
 
-_HEAD_STAYS = (r"^head_linear_layer\.", r"^att_linear_layer\.")  # layers that an AudioSetHead adds
+# Layers that an AudioSetHead adds, and the one that the work of 2024 puts into networks without it.
+_NEW_LAYERS = (r"^head_linear_layer\.", r"^att_linear_layer\.", r"^model\.projection\.")
 _CLASSIFIER = (r"^model\.fc_audioset\.",)
 
 ClothoEncoder = functools.partial(Cnn14, num_classes=300, last_dropout=0.5, pool_last=True)
@@ -35,7 +36,7 @@ PANNS = Checkpoint(
     entry="model",
     select=r"^(?!spectrogram_extractor\.|logmel_extractor\.)",  # the front end, as tensors
     rename=((r"^", "model."),),
-    missing=_HEAD_STAYS,
+    missing=_NEW_LAYERS,
     resized=_CLASSIFIER,
 )
 CLOTHO = Checkpoint(
@@ -43,7 +44,7 @@ CLOTHO = Checkpoint(
     entry=None,
     select=r"^(bn0|cnn|fc|fc1|fc2)\.",
     rename=(*ENCODER_NAMES, (r"^", "model.")),
-    missing=_HEAD_STAYS,
+    missing=_NEW_LAYERS,
     resized=_CLASSIFIER,
     otherwise=PANNS,  # which that encoder was made from
 )
