@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_summary import ModelSummary
 
 from helpers import checkpoints, logger
+from helpers.announce import first_process
 from helpers.callbacks import Energy, LastCheckpoint
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,9 @@ TRAINER_EXTRAS = {
 def start(rank=0):
     """Sets up logging of this process; ``rank`` numbers the machine where no launcher does."""
     os.environ.setdefault("NODE_RANK", str(rank))
-    first = all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
     logging.basicConfig(format="%(message)s")
     for name in ("helpers", "models", "data_util"):
-        logging.getLogger(name).setLevel(logging.INFO if first else logging.ERROR)
+        logging.getLogger(name).setLevel(logging.INFO if first_process() else logging.ERROR)
     logger.quiet_libraries()
 
 

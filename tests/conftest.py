@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,26 @@ import torch
 
 REPOSITORY = Path(__file__).parents[1]
 os.environ["RESOURCES_URL"] = "http://127.0.0.1:9"  # no test waits for, or gets, anything from elsewhere
+
+
+class ModuleTimes:
+    """Adds up the seconds of every test module and shows them at the end of a run of several."""
+
+    def __init__(self):
+        self.seconds = Counter()
+
+    def pytest_runtest_logreport(self, report):
+        self.seconds[report.nodeid.partition("::")[0]] += report.duration
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if len(self.seconds) > 1:
+            terminalreporter.section(f"seconds by module: {sum(self.seconds.values()):.1f} in all")
+            for module, seconds in self.seconds.most_common():
+                terminalreporter.line(f"{seconds:8.1f} {module}")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(ModuleTimes(), "module-times")
 
 
 @pytest.fixture(scope="session")
