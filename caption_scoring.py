@@ -1,11 +1,12 @@
-"""Stored similarities of captions and clips for ex_clotho: from a tested model, ensembles, and what they are worth."""
+"""Stored similarities of captions and clips for ex_clotho: from a test, of ensembles, their metrics, as a teacher."""
 
 from pathlib import Path
 
 import rich
 
+from helpers.audio_text_losses import SoftTargets
 from helpers.caption_report import Retrieved, hardest_table, write_retrieval
-from helpers.caption_scores import caption_scores, ensemble, read_caption_scores
+from helpers.caption_scores import caption_id, caption_scores, ensemble, read_caption_scores
 from helpers.evaluation import Bootstrap
 from helpers.evaluation_report import evaluation_table
 
@@ -34,7 +35,7 @@ def read_systems(files, split, weights=None):
     Raises:
         FileNotFoundError, ValueError: a file that is not there, is damaged or of another split, or does not fit.
     """
-    paths = [files] if isinstance(files, str) else list(files)
+    paths = _paths(files)
     members = [read_caption_scores(path, split) for path in paths]
     names = [Path(path).stem for path in paths]
     if len(set(names)) < len(names):
@@ -43,6 +44,35 @@ def read_systems(files, split, weights=None):
     if len(members) > 1:
         systems["ensemble"] = ensemble(members, weights)
     return systems
+
+
+def soft_targets(entries, pairs):
+    """What the mean of stored similarities teaches, or None.
+
+    Args:
+        entries: of the config section ``data``; ``teacher_scores`` are one or several files of the training split.
+        pairs: the training set, a :class:`data_util.captioned_clips.AudioCaptions`, or None.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_systems`, or there are no similarities of a clip or caption.
+    """
+    if pairs is None or not entries["teacher_scores"]:
+        return None
+    members = []
+    for path in _paths(entries["teacher_scores"]):
+        scores = read_caption_scores(path, entries["train_split"])
+        texts = dict(zip(scores.ids, scores.captions))
+        for row in pairs.rows:
+            for number, text in enumerate(row.captions, start=1):
+                if texts.get(name := caption_id(row.clip, number)) != text:
+                    found = f"'{texts[name]}'" if name in texts else "not there"
+                    raise ValueError(f"data.teacher_scores: {path}: caption '{name}' is {found}, expected '{text}'")
+        members.append(scores.matrix_of(pairs.rows))
+    return SoftTargets(members)
+
+
+def _paths(files):
+    return [files] if isinstance(files, str) else list(files)
 
 
 def show(systems, folder, split):

@@ -4,12 +4,16 @@
     python -m ex_clotho with data.dataset=DIR arch=cnn14_clotho
     python -m ex_clotho preprocess | evaluate | store_scores | eval_retrieval | print_config
     python -m ex_clotho sweep | seeds | generate_audio | compare_audio
+    python -m ex_clotho index | search | serve
 
 An audio encoder and a sentence encoder meet in one space, trained by InfoNCE as in the baseline of DCASE 2023, task 6b:
 Xie et al., "Language-based audio retrieval task in DCASE 2023 challenge", and Xie et al., "On negative sampling for
 contrastive audio-text retrieval", ICASSP 2023.
 """
 
+import helpers.announce  # noqa: F401  a line on stderr, before the imports that take seconds
+
+# isort: split
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +25,16 @@ import caption_scoring
 import clotho_studies
 import configs
 import models
+import sound_search
 from data_util.captioned_clips import collate
-from data_util.clotho import SPLITS, caption_loader, evaluation_set, read_collection, training_set
+from data_util.clotho import (
+    SPLITS,
+    caption_loader,
+    evaluation_set,
+    read_collection,
+    training_clips,
+    training_set,
+)
 from data_util.demo_clotho import with_demo
 from data_util.feature_cache import build_embeddings, build_features, cache_path
 from data_util.loaders import evaluation_loader
@@ -30,16 +42,16 @@ from data_util.tagging_roles import chosen
 from helpers import logger, runs
 from helpers.audio_text import AudioTextModule, make_optimizer, make_schedule
 from helpers.audio_text_losses import AudioTextLoss
+from helpers.baseline_configs import Converting
 from helpers.caption_metrics import CaptionMetrics
-from helpers.checkpoints import load_exact
-from helpers.ingredients import Scripted, Section, keyword_defaults, plain
+from helpers.downloads import locked
+from helpers.ingredients import Section, keyword_defaults, plain
 from helpers.run_names import resume_or_new
 from helpers.run_settings import with_settings_of
 from helpers.tagging_runners import fingerprint
 from models.audio_text import build_audio_text, load_audio_text
 from models.text import load_sentence_encoder
 
-ROLES = {"training": "development", "validation": "validation", "test": "evaluation"}
 LOADING = {key: value for key, value in keyword_defaults(DataLoader).items() if key != "batch_size"}
 ENCODER = {
     key: value for key, value in keyword_defaults(build_audio_text).items()
@@ -54,7 +66,7 @@ trainer = Section(
 )  # fmt: skip
 wandb = Section("wandb", logger.wandb_logger, project="clotho", tags=[])
 data = Section(
-    "data", training_set, evaluation_set, {"unique_clips": False}, LOADING,
+    "data", training_set, evaluation_set, {"unique_clips": False, "teacher_scores": None}, LOADING,
     dataset=f"{configs.DATA_PATH}/clotho", num_workers=8,
 )  # fmt: skip
 training = Section("training", {"batch_size": 32})
@@ -65,8 +77,9 @@ optimizer = Section("optimizer", make_optimizer, make_schedule)
 demo = Section("demo", with_demo)
 plugins = [Section(name, entries) for name, entries in models.sections().items()]
 studies = clotho_studies.Sections()
+searching = sound_search.Sections()
 parts = [trainer, wandb, data, training, text, encoder, loss, optimizer, demo]
-ex = Scripted("ex_clotho", [*parts, *studies, *plugins])
+ex = Converting("ex_clotho", [*parts, *studies, *searching, *plugins])
 
 
 @ex.config
@@ -82,7 +95,10 @@ def settings():
 
     scores = None  # of store_scores: the file; of eval_retrieval: files, of several the mean counts
     weights = None  # of eval_retrieval: one for every file
-    out = None  # of eval_retrieval: folder of tables and figures
+    out = None  # of eval_retrieval: folder of tables and figures; of search: a .json file
+    query = None  # of search: a sentence, or a recording
+    top = 10  # sounds that are shown
+    device = None  # of torch, for the index and the search; None: the accelerator, where there is one
     seeds_of_study = [0, 1, 2, 3, 4]  # of the command seeds
     resume_or_new = False  # go on with the run called wandb.name where there is one
     test_untrained = False
@@ -108,6 +124,24 @@ def build(config):
     return mel, model, sentences
 
 
+def configured(config):
+    """The config with the settings of the run that wrote the weights."""
+    return with_settings_of(runs.weights_of(config), config, ex.given, OF_ENCODERS)
+
+
+def searched(config):
+    """The same, and the encoders of sounds and sentences."""
+    config = configured(config)
+    return config, sound_search.text_encoders(config, build)
+
+
+def collections(entries, splits):
+    """Split -> :class:`data_util.clotho.Collection`, with or without audio, for the entries of section ``data``."""
+    names = ("dataset", "text_data", "curate")
+    options = {name: entries[name] for name in names}
+    return {split: read_collection(split=split, **options, on_missing_audio="keep") for split in splits}
+
+
 def cached(config, entries, mel, sentences, splits):
     """The entries of section ``data`` with the caches of features and embeddings, which are completed first.
 
@@ -118,23 +152,25 @@ def cached(config, entries, mel, sentences, splits):
         sentences: sentence encoder.
         splits: what is used.
     """
-    chosen_rows = {
-        split: read_collection(entries["dataset"], split, entries["text_data"], entries["curate"], "keep")
-        for split in splits
-    }
-    entries = dict(entries)
+    chosen_rows, entries = collections(entries, splits), dict(entries)
     if entries["text_embeds"] is None and not config["text"]["trainable_layers"]:
-        path = cache_path(config["cache"], "captions", identity := {"text": sentences.identity()})
+        path = Path(cache_path(config["cache"], "captions", identity := {"text": sentences.identity()}))
         captions = [caption for found in chosen_rows.values() for row in found.rows for caption in row.captions]
-        build_embeddings(path, captions, sentences.embed, identity)
-        entries["text_embeds"] = str(Path(path).resolve())
+        with locked(path):  # other processes of a sweep or a run wait
+            build_embeddings(path, captions, sentences.embed, identity)
+        entries["text_embeds"] = str(path.resolve())
     if entries["audio_data"] is None and config["cache_features"]:
         rate = entries["sample_rate"]
         identity = {"mel": fingerprint(mel), "sample_rate": rate}
         path = cache_path(config["cache"], "{split}_audio_logmels", identity)
         for split, found in chosen_rows.items():
-            clips = {row.clip: file for row, file in zip(found.rows, found.paths) if file}
-            build_features(path.format(split=split), clips, partial(log_mel, mel.eval()), rate, identity)
+            clips = list(zip(found.rows, found.paths))
+            if split == entries["train_split"] and entries["synthetic_audio"] is not None:
+                clips += zip(*training_clips(found, **chosen(entries, training_clips)))
+            clips = {row.clip: file for row, file in clips if file}
+            file = Path(path.replace("{split}", split))
+            with locked(file):  # other processes of a sweep or a run wait
+                build_features(file, clips, partial(log_mel, mel.eval()), rate, identity)
         entries["audio_data"] = str(Path(path).resolve())
     return entries
 
@@ -176,18 +212,11 @@ def run(config, train=True, callbacks=(), test=True):
         the values of the test by name; without ``test`` the best value of the validation.
     """
     runs.start(config["rank"])
-    config = with_settings_of(config["pretrained_name"], config, ex.given, OF_ENCODERS)
-    root, project, name = config["trainer"]["default_root_dir"], config["wandb"]["project"], config["wandb"]["name"]
-    ckpt_path = logger.resume_from(config["ckpt_path"], root, project, name) if train else None
+    config = configured(config)
     if train and config["resume_or_new"]:
-        ckpt_path = resume_or_new(root, project, name, config, ex.given)
-    folder = logger.run_folder(root, project, name, resumed=ckpt_path)
-    resumed = runs.read_checkpoint(ckpt_path)
-    config["seed"] = resumed.get("config", {}).get("seed", config["seed"])
-    kept = train and config["save_as"] and f"{configs.PRETRAINED}/{config['save_as']}.ckpt"
-    if kept:
-        runs.require_own(kept)
-    L.seed_everything(config["seed"], verbose=False)
+        found = resume_or_new(*logger.place(config), config, ex.given)
+        config["ckpt_path"] = found and str(found)
+    begun = runs.Run(config, train, kept_in=configs.PRETRAINED)
     entries = with_demo(config["data"], **config["demo"])
     mel, model, sentences = build(config)
     splits = [entries["train_split"], config["validate_on"], config["test_on"]] if train else [config["test_on"]]
@@ -195,47 +224,40 @@ def run(config, train=True, callbacks=(), test=True):
     pairs = training_set(**chosen(entries, training_set)) if train else None
     roles = {"validation": config["validate_on"] if train else config["test_on"], "test": config["test_on"]}
     parts = {role: evaluation_set(split, **chosen(entries, evaluation_set)) for role, split in roles.items()}
+    if config["compile"]:
+        model.audio_encoder.tag = torch.compile(model.audio_encoder.tag)
     module = AudioTextModule(
         mel, model, AudioTextLoss(**config["loss"]),
         partial(make_optimizer, **chosen(config["optimizer"], make_optimizer)),
         partial(make_schedule, **chosen(config["optimizer"], make_schedule)),
-        {role: metrics_of(clips, model, role) for role, clips in parts.items()}, None, config["seed"], config,
+        {role: metrics_of(clips, model, role) for role, clips in parts.items()},
+        caption_scoring.soft_targets(entries, pairs), config["seed"], config,
     )  # fmt: skip
-    if resumed:
-        load_exact(module, resumed["state_dict"], name=str(ckpt_path))
-
-    online = logger.wandb_logger(folder, config, **config["wandb"])
-    loggers = logger.loggers(folder, online, resumed.get("global_step", 0))
-    lightning = runs.make_trainer(config["trainer"], folder, loggers, module.headline, callbacks)
-    runs.write_summary(module, folder, config["trainer"]["weights_summary"])
-    results = runs.course(
-        lightning, module, make_loaders(config, entries, pairs, parts), ckpt_path=ckpt_path, train=train, test=test,
-        untrained=train and config["test_untrained"],
+    results = begun.fit_and_test(
+        module, make_loaders(config, entries, pairs, parts), module.headline, callbacks, test=test
     )  # fmt: skip
     if not test:
-        return float(lightning.checkpoint_callback.best_model_score)
-    if kept:
-        runs.keep(lightning, folder, kept)
-    if lightning.is_global_zero and results["trained"]:
+        return float(begun.trainer.checkpoint_callback.best_model_score)
+    if begun.shows and results["trained"]:
         found = caption_scoring.scores_of(module.evaluation["test"], parts["test"], config)
-        caption_scoring.show({config["arch"]: found}, folder, config["test_on"])
+        caption_scoring.show({config["arch"]: found}, begun.folder, config["test_on"])
         if config["scores"] and not train:
             found.write(config["scores"])
             print(f"scores: {config['scores']}")
-    if online:
-        online.experiment.finish()
     return results["trained"]
 
 
 @ex.command(unobserved=True)
 def preprocess(_config):
-    """Computes features and sentence embeddings of all splits, as far as they are not there."""
+    """Computes features and sentence embeddings of all splits, as far as they are not there; describes the captions."""
     config = plain(_config)
     runs.start(config["rank"])
-    config = with_settings_of(config["pretrained_name"], config, ex.given, OF_ENCODERS)
+    config = configured(config)
     entries = with_demo(config["data"], **config["demo"])
     mel, _, sentences = build({**config, "pretrained_name": None})
     found = cached(config, entries, mel, sentences, SPLITS)
+    splits = {split: found.rows for split, found in collections(entries, SPLITS).items()}
+    clotho_studies.show_captions(splits, sentences, config["cache"], entries["dataset"])
     print(f"features: {found['audio_data']}\nsentence embeddings: {found['text_embeds']}")
 
 
@@ -265,7 +287,8 @@ def eval_retrieval(_config):
     caption_scoring.show(systems, config["out"] or "outputs/retrieval", config["test_on"])
 
 
-clotho_studies.add_commands(ex, studies, run, build)
+clotho_studies.add_commands(ex, studies, run, build, configured)
+sound_search.add_search(ex, searching, searched)
 
 
 @ex.automain

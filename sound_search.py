@@ -1,7 +1,8 @@
-"""Search in folders of sounds for ex_qvim: index, query, web page, and the files of the challenge."""
+"""Search in folders of sounds for ex_qvim and ex_clotho: index, query, web page, and the files of a challenge."""
 
 import json
 import logging
+import os
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +20,12 @@ from helpers.local_server import serve as serve_pages
 from helpers.sound_building import build_index
 from helpers.sound_encoder import SoundEncoder
 from helpers.sound_index import load_index
-from helpers.sound_query import as_json, recording_query, table
+from helpers.sound_query import Query, as_json, recording_query, table
 
 log = logging.getLogger(__name__)
 
 PAGE = "listening.html"
+LONGEST, SHORTEST = 30.0, 0.1  # seconds of a recording that an audio-text model encodes at once; those of Clotho
 # What decides on the vectors of a trained pair of encoders, beside its weights.
 OF_ENCODERS = (
     "arch", "pooling", "shared", "projection", "initial_tau", "tau_trainable", "mel", "data.sample_rate",
@@ -49,16 +51,49 @@ def encoders(config, build):
         config: of the run.
         build: callable (config) -> front end and :class:`models.retrieval.DualEncoder` with their weights.
     """
-    device = config["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     mel, dual = build(config)
-    about = {"arch": config["arch"], "weights": str(config["pretrained_name"])}
     return {
         side: SoundEncoder(
             mel, dual, partial(dual, side=side), dual.embed_dim, config["data"]["sample_rate"],
-            config["data"]["duration"], about, device,
+            config["data"]["duration"], _about(config), _device(config),
         )
         for side in ("reference", "imitation")
     }  # fmt: skip
+
+
+def text_encoders(config, build):
+    """The same of an audio-text model: sounds and recorded queries have one encoder, and "text" is callable
+    sentence -> [dim] float32. A sound is encoded as in an evaluation, at its own length.
+
+    Args:
+        config: of the run.
+        build: callable (config) -> front end, :class:`models.audio_text.AudioTextEncoder` with its weights, and
+            sentence encoder.
+    """
+    mel, model, sentences = build(config)
+    parts = torch.nn.ModuleDict({"model": model, "sentences": sentences})  # queries depend on either
+    entries, device = config["data"], _device(config)
+    sounds = SoundEncoder(
+        mel, parts, model.encode_audio, model.dim, entries["sample_rate"], entries["eval_clip_length"] or LONGEST,
+        _about(config) | {"text": config["text"]["model"]}, device, SHORTEST,
+    )  # fmt: skip
+
+    @torch.inference_mode()
+    def text(sentence):
+        captions = [sentence]
+        if model.text_encoder is None:
+            captions = torch.from_numpy(sentences.embed(captions)).to(device)
+        return model.encode_text(captions)[0].cpu().numpy()
+
+    return {"reference": sounds, "imitation": sounds, "text": text}
+
+
+def _device(config):
+    return config["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _about(config):
+    return {"arch": config["arch"], "weights": str(config["pretrained_name"])}
 
 
 def similarity_of(encoder, paths, batch_size):
@@ -128,19 +163,27 @@ def write_submission(folder, root, both, batch_size):
     print(f"{found['queries']} queries x {found['items']} items: {folder}, to listen to: {page}")
 
 
-def add_commands(ex, sections, build, configured):
-    """Gives an experiment the commands ``index``, ``search``, ``serve`` and ``submission``.
+def query_of(text, encoders):
+    """The vector of a query: a recording, or a sentence where there is an encoder of texts and no such file.
+
+    Args:
+        text: path or sentence.
+        encoders: see :func:`encoders` and :func:`text_encoders`.
+    """
+    if "text" in encoders and not os.path.isfile(text):
+        return Query(encoders["text"](text), ())
+    return recording_query(text, encoders["imitation"], stream)
+
+
+def add_search(ex, sections, made):
+    """Gives an experiment the commands ``index``, ``search`` and ``serve``.
 
     Args:
         ex: the experiment.
         sections: its :class:`Sections`.
-        build: see :func:`encoders`.
-        configured: callable (config) -> the config with the settings of the weights' run.
+        made: callable (config) -> the config with the settings of the weights' run, and :func:`encoders` or
+            :func:`text_encoders`.
     """
-
-    def made(_config):
-        config = configured(plain(_config))
-        return config, encoders(config, build)
 
     def opened(config, both):
         return load_index(config["index"]["folder"], both["imitation"], root=config["index"]["sounds"])
@@ -148,7 +191,7 @@ def add_commands(ex, sections, build, configured):
     @ex.command(unobserved=True)
     def index(_config):
         """Makes the index index.folder of the sounds below index.sounds, or brings it up to date."""
-        config, both = made(_config)
+        config, both = made(plain(_config))
         sounds = config["index"]["sounds"]
         if not sounds:
             raise ValueError("index.sounds is not set, expected the folder of the sounds")
@@ -161,35 +204,55 @@ def add_commands(ex, sections, build, configured):
 
     @ex.command(unobserved=True)
     def search(_config):
-        """Ranks the sounds of an index for query=FILE; out=FILE.json keeps the result."""
-        config, both = made(_config)
-        if not config["query"]:
-            raise ValueError("query is not set, expected a recording")
+        """Ranks the sounds of an index for a query, a recording or a sentence; out=FILE.json keeps the result."""
+        config, both = made(plain(_config))
+        asked = "" if config["query"] is None else str(config["query"]).strip()
+        if not asked:
+            kinds = "a recording or a sentence" if "text" in both else "a recording"
+            raise ValueError(f"query is not set, expected {kinds}")
         there = opened(config, both)
-        query = recording_query(config["query"], both["imitation"], stream)
+        query = query_of(asked, both)
         hits = there.search(query.vector, config["top"])
         for notice in query.notices:
             log.warning(notice)
-        rich.print(table(hits, config["query"]))
+        rich.print(table(hits, asked))
         if config["out"]:
             with replacing(config["out"]) as temporary:
-                text = json.dumps(as_json(there, hits, config["query"], query.notices), indent=1, ensure_ascii=False)
+                text = json.dumps(as_json(there, hits, asked, query.notices), indent=1, ensure_ascii=False)
                 temporary.write_text(text, encoding="utf-8")
 
     @ex.command(unobserved=True)
     def serve(_config):
-        """Opens a web page on which one hums, or drops a file, and hears what is found."""
-        config, both = made(_config)
+        """Opens a web page on which one hums, writes or drops a file, and hears what is found."""
+        config, both = made(plain(_config))
         limits = sections.serve(target=sound_server.Limits)
         app = sound_server.make_app(
-            opened(config, both), both["imitation"], stream, limits, names=config["serve"]["names"]
-        )
+            opened(config, both), both["imitation"], stream, limits,
+            embed_text=both.get("text"), names=config["serve"]["names"],
+        )  # fmt: skip
         sections.serve(app, target=serve_pages)
+
+
+def add_commands(ex, sections, build, configured):
+    """Gives an experiment the commands of :func:`add_search`, and ``submission``.
+
+    Args:
+        ex: the experiment.
+        sections: its :class:`Sections`.
+        build: see :func:`encoders`.
+        configured: callable (config) -> the config with the settings of the weights' run.
+    """
+
+    def made(config):
+        config = configured(config)
+        return config, encoders(config, build)
+
+    add_search(ex, sections, made)
 
     @ex.command(unobserved=True)
     def submission(_config):
         """Writes the files of the challenge for data.test_root to out=FOLDER."""
-        config, both = made(_config)
+        config, both = made(plain(_config))
         if not config["data"]["test_root"]:
             raise ValueError("data.test_root is not set, expected the evaluation set with Items and Queries")
         out = config["out"] or "outputs/submission"

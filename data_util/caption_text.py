@@ -4,6 +4,7 @@ Ids are those of the code that trains the DCASE 2023 baseline on synthetic audio
 are the same in every run, but a path is part of them: data in another folder have other ids.
 """
 
+import csv
 import hashlib
 import string
 from collections import Counter
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from data_util.captions import Captioned
+from helpers.files import replacing
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -55,6 +57,14 @@ def text_rows(rows: Sequence[Captioned], ids: Sequence[str]) -> list[TextRow]:
             tid = published_caption_id(fid, caption)
             table.append(TextRow(tid, fid, row.file, caption, text, text.split()))
     return table
+
+
+def write_text_rows(path, table: Sequence[TextRow]):
+    """Writes an id table as the published ``{split}_text.csv``, tokens with blanks between them."""
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(TextRow._fields)
+        writer.writerows((*row[:-1], " ".join(row.tokens)) for row in table)
 
 
 def text_report(

@@ -157,20 +157,48 @@ def training_set(
         DataMissing, TableError, ValueError: something is missing or wrong, in one line that names the config entry.
     """
     cache, found = _found(dataset, train_split, text_data, audio_data, curate, on_missing_audio)
-    rows, paths = list(found.rows), list(found.paths)
-    if chunk is not None:
-        rows, paths = (synthetic.chunk(values, chunk, chunks) for values in (rows, paths))
-    if synthetic_audio is not None:
-        generated = synthetic.find_generated(rows, synthetic_audio, train_split)
-        synthetic.require_generated(rows, generated, replication_factor, synthetic_audio, on_missing_audio)
-        mixture = synthetic.mix(rows, paths, generated, replication_factor, synthetic_seed, originals)
-        rows, paths = [clip.row for clip in mixture], [clip.path for clip in mixture]
-    elif not originals:
-        raise ValueError("data.originals is False, expected a folder of generated audio in data.synthetic_audio")
+    rows, paths = training_clips(
+        found, train_split, synthetic_audio, replication_factor, synthetic_seed, originals, chunk, chunks,
+        on_missing_audio,
+    )  # fmt: skip
     if cache is not None:
         rows, paths = _with_features(rows, paths, cache, on_missing_audio, on_bad_audio)
     source = _source(rows, paths, cache, sample_rate, clip_length)
     return AudioCaptions(rows, source, captions, _embeddings(dataset, train_split, text_embeds), on_bad_audio)
+
+
+def training_clips(
+    found: Collection,
+    train_split,
+    synthetic_audio=None,
+    replication_factor=1,
+    synthetic_seed=24,
+    originals=True,
+    chunk=None,
+    chunks=synthetic.CHUNKS,
+    on_missing_audio="raise",
+):
+    """Clips to train on, originals and generated ones, and paths of their audio.
+
+    Args:
+        found: the originals.
+        train_split, synthetic_audio, replication_factor, synthetic_seed, originals, chunk, chunks, on_missing_audio:
+            see :func:`training_set`.
+
+    Raises:
+        DataMissing, ValueError: as there.
+    """
+    rows, paths = list(found.rows), list(found.paths)
+    if chunk is not None:
+        rows, paths = (synthetic.chunk(values, chunk, chunks) for values in (rows, paths))
+    if synthetic_audio is None:
+        if not originals:
+            raise ValueError("data.originals is False, expected a folder of generated audio in data.synthetic_audio")
+        return rows, paths
+    generated = synthetic.find_generated(rows, synthetic_audio, train_split)
+    synthetic.require_generated(rows, generated, replication_factor, synthetic_audio, on_missing_audio)
+    mixture = synthetic.mix(rows, paths, generated, replication_factor, synthetic_seed, originals)
+    return [clip.row for clip in mixture], [clip.path for clip in mixture]
 
 
 def evaluation_set(

@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +106,9 @@ def build_features(
             logger.warning("%d of %d clips are not in %s: %s", len(unreadable), len(clips), path, reasons)
         if unreadable and not added and not fresh:
             raise ValueError(f"none of {len(clips)} clips can be read: {next(iter(unreadable.values()))}")
-        if added:
-            store.finish(_write_features)
+        stale = [clip for clip in unreadable if clip in there]
+        if added or stale:
+            store.finish(partial(_write_features, stale=stale))
         else:
             store.clear()
         return Built(str(path), added, len(fresh), unreadable)
@@ -133,7 +134,10 @@ def _make_part(shared, job):
     return failed
 
 
-def _write_features(file, parts):
+def _write_features(file, parts, stale=()):
+    """Adds what was computed, and removes what was there of files that cannot be read any more."""
+    for clip in stale:
+        del file[clip]
     for entries, arrays in parts:
         for number, (clip, stamp, seconds) in enumerate(entries):
             if clip in file:

@@ -89,7 +89,7 @@ class AudioTextLoss:
     Attributes:
         kind: "infonce", the sum of both directions, or "triplet".
         margin, hardest: see :func:`triplet_loss`.
-        distillation: share of :func:`distillation_loss` where there are stored similarities.
+        distillation: share of :func:`distillation_loss` where there are stored similarities (``data.teacher_scores``).
         teacher_tau: see there.
 
     Raises:

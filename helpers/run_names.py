@@ -9,7 +9,8 @@ from helpers.logger import last_checkpoint
 # What does not change the results of a run: names, where it computes and what it shows.
 FREE = (
     "ckpt_path", "resume_or_new", "save_as", "compile", "cache", "rank", "scores", "weights", "out", "test_untrained",
-    "sweep", "seeds", "wandb", "trainer.default_root_dir", "trainer.accelerator", "trainer.devices",
+    "sweep", "seeds_of_study", "generator", "compare", "index", "serve", "query", "top", "device", "wandb",
+    "trainer.default_root_dir", "trainer.accelerator", "trainer.devices",
     "trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar",
     "trainer.enable_checkpointing", "trainer.enable_model_summary", "trainer.weights_summary",
     "trainer.last_every_n_steps", "trainer.log_every_n_steps", "trainer.num_sanity_val_steps", "trainer.benchmark",

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.model_summary import ModelSummary
 from helpers import checkpoints, logger
 from helpers.announce import first_process
 from helpers.callbacks import Energy, LastCheckpoint
+from helpers.sweeps import Pruned
 
 log = logging.getLogger(__name__)
 
@@ -238,16 +239,19 @@ class Run:
         loggers = logger.loggers(self.folder, online, self._resumed.get("global_step", 0))
         self.trainer = make_trainer(config["trainer"], self.folder, loggers, monitor, callbacks)
         write_summary(module, self.folder, config["trainer"]["weights_summary"])
-        failed = True
+        ended = 1
         try:
             results = course(
                 self.trainer, module, loaders, ckpt_path=self.ckpt_path, train=self.train, test=test,
                 untrained=self.train and config["test_untrained"],
             )  # fmt: skip
-            failed = False
+            ended = 0
+        except Pruned:  # as it should
+            ended = 0
+            raise
         finally:
             if online:
-                online.experiment.finish(exit_code=int(failed))
+                online.experiment.finish(exit_code=ended)
         if self._kept:
             keep(self.trainer, self.folder, self._kept)
         return results

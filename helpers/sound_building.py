@@ -44,7 +44,8 @@ def build_index(
         paths: of the sounds, all below ``root``.
         encoder: callable waveforms [B, samples] float32 -> [B, dim] float32 unit vectors, with attributes
             ``sample_rate``, ``dim``, ``identity`` (text that tells weights and settings) and ``max_seconds``; where it
-            has ``about`` (such as architecture and checkpoint, in terms of JSON), that is written, too.
+            has ``about`` (such as architecture and checkpoint, in terms of JSON), that is written, too; where it has
+            ``min_seconds``, shorter sounds are filled up to these alone.
         read: callable (path, sample rate) -> blocks of a mono recording, [samples] float32.
         window: seconds of a window; shorter sounds are filled up with zeros. None: ``max_seconds`` of the encoder.
         hop: seconds from one window to the next; None: ``window``.

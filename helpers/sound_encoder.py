@@ -23,6 +23,7 @@ class SoundEncoder:
         dim: of the vectors.
         sample_rate: Hz.
         max_seconds: longest waveform.
+        min_seconds: to which shorter recordings are filled up with zeros; None: to ``max_seconds``.
         about: of the network, in terms of JSON.
         device: of torch.
 
@@ -40,12 +41,13 @@ class SoundEncoder:
         max_seconds: float,
         about: Mapping | None = None,
         device="cpu",
+        min_seconds: float | None = None,
     ):
         self.mel, self.net, self.embed = mel.eval().to(device), net.eval().to(device), embed
         mel.input_rate = sample_rate
         if hasattr(mel, "per_clip_range"):
             mel.per_clip_range = True  # what a sound gets must not depend on its neighbours
-        self.dim, self.sample_rate, self.max_seconds = dim, sample_rate, max_seconds
+        self.dim, self.sample_rate, self.max_seconds, self.min_seconds = dim, sample_rate, max_seconds, min_seconds
         self.about, self.device = dict(about or {}), device
         self.identity = f"{sample_rate} Hz, {max_seconds:g} s, {fingerprint(mel, net)}"
 

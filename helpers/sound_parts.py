@@ -59,10 +59,17 @@ class Cutting:
             raise ValueError(f"hop is {hop:g} s, expected at most the window of {window:g} s")
         return cls(window, hop, long_files)
 
-    def windows(self, blocks, sample_rate):
-        """Windows of a recording, see :func:`helpers.windows.sliding`."""
+    def windows(self, blocks, sample_rate, shortest=None):
+        """Windows of a recording, see :func:`helpers.windows.sliding`.
+
+        Args:
+            blocks: the recording.
+            sample_rate: Hz.
+            shortest: seconds to which the last window is filled up; None: a whole window.
+        """
         size = in_samples(self.window, sample_rate, "window")
-        return sliding(blocks, size, in_samples(self.hop, sample_rate, "hop"))
+        at_least = None if shortest is None else in_samples(shortest, sample_rate, "min_seconds")
+        return sliding(blocks, size, in_samples(self.hop, sample_rate, "hop"), at_least)
 
 
 @dataclass(frozen=True)
@@ -189,7 +196,7 @@ def embed_files(
     if min(workers, batch_size) < 1:
         raise ValueError(f"workers is {workers} and batch_size {batch_size}, expected at least 1 of both")
     rate = encoder.sample_rate
-    size = in_samples(cutting.window, rate, "window")
+    size, shortest = in_samples(cutting.window, rate, "window"), getattr(encoder, "min_seconds", None)
 
     def part(path, sample_rate):
         blocks = read(path, sample_rate)
@@ -209,7 +216,9 @@ def embed_files(
 
     with ReadAhead(paths, part, rate, workers, files=batch_size + workers) as ahead:
         runner = _Runner(encoder)
-        yield from process(paths, runner, ahead, lambda blocks: cutting.windows(blocks, rate), make, batch_size)
+        yield from process(
+            paths, runner, ahead, lambda blocks: cutting.windows(blocks, rate, shortest), make, batch_size
+        )
 
 
 class Parts:

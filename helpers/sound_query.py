@@ -55,7 +55,9 @@ def recording_query(path, encoder: Callable, read: Callable, name: str | None = 
     peak = float(np.abs(waveform).max())
     if peak < SILENCE:
         raise Silent(f"{name}: {f'{first} are ' if count > samples else ''}silent (peak {peak:.1e}), expected a sound")
-    vector = encoder(np.pad(waveform, (0, samples - len(waveform)))[None].astype(np.float32))
+    shortest = getattr(encoder, "min_seconds", None)
+    least = samples if shortest is None else in_samples(shortest, encoder.sample_rate, "min_seconds")
+    vector = encoder(np.pad(waveform, (0, max(least - len(waveform), 0)))[None].astype(np.float32))
     notices = (f"{name}: longer than {encoder.max_seconds:g} s, only {first} are compared",) if count > samples else ()
     return Query(np.asarray(vector, np.float32)[0], notices)
 

@@ -183,8 +183,10 @@ def test_weights_of_the_published_systems_and_of_runs(tmp_path):
     theirs["text_enc.embedding.weight"] = torch.zeros(12, 6)
     torch.save(theirs, tmp_path / "2023.pth")
     torch.save({"epoch": 3, "model_state_dict": theirs, "optimizer_state_dict": {}}, tmp_path / "checkpoint_epoch_3")
+    torch.save((theirs, {"state": {}, "param_groups": []}), tmp_path / "checkpoint")
     torch.save({"audio_text": state, "state_dict": {"model.tau": state["tau"]}}, tmp_path / "run.ckpt")
-    for name, left in (("2023.pth", ["tau"]), ("checkpoint_epoch_3", ["tau"]), ("run.ckpt", [])):
+    files = (("2023.pth", ["tau"]), ("checkpoint", ["tau"]), ("checkpoint_epoch_3", ["tau"]), ("run.ckpt", []))
+    for name, left in files:
         _, model = small("cnn14_clotho", temperature=0.5)
         assert load_audio_text(model, "cnn14_clotho", str(tmp_path / name), tmp_path).left == left
         assert equal_states({name: tensor for name, tensor in state.items() if name != "tau"}, model.state_dict())
@@ -212,6 +214,14 @@ def test_weights_of_a_tagger_keep_the_projections(tmp_path):
     assert load_audio_text(model, ARCH, str(tmp_path / "tagger.ckpt"), tmp_path).left
     assert torch.equal(model.audio_encoder.features[0][0].weight, tagger.features[0][0].weight)
     assert load_audio_text(model, ARCH, None, tmp_path) is None
+    _, source = build_tagger("cnn14_clotho", SMALL, 300)
+    theirs = {encoder_name(name): tensor for name, tensor in source.state_dict().items()}
+    torch.save(theirs, tmp_path / "CNN14_300.pth")
+    later = {"cnn14_clotho": {**SMALL["cnn14_clotho"], "projection": 5}}  # of 2024, which began with the file of 2023
+    _, model = build_audio_text("cnn14_clotho", later)
+    left = load_audio_text(model, "cnn14_clotho", str(tmp_path / "CNN14_300.pth"), tmp_path).left
+    assert left == ["projection.weight", "projection.bias", "fc_audioset.weight"]
+    assert torch.equal(model.audio_encoder.conv_block6.conv2.weight, source.conv_block6.conv2.weight)
     with pytest.raises(FileNotFoundError, match=r"nothing.ckpt: no such weights file"):
         load_audio_text(model, ARCH, str(tmp_path / "nothing.ckpt"), tmp_path)
 

@@ -193,6 +193,15 @@ def test_unreadable_clips_are_listed_and_tried_again(tmp_path, clips, caplog):
     assert (again.added, again.kept, sorted(again.unreadable)) == (1, 39, ["gone"])
 
 
+def test_features_of_a_file_that_was_damaged_later_are_removed(tmp_path, clips):
+    build_features(tmp_path / "x.hdf5", clips, frames, RATE, SETTINGS, workers=1)
+    name, path = next(iter(clips.items()))
+    Path(path).write_bytes(b"no audio")
+    built = build_features(tmp_path / "x.hdf5", clips, frames, RATE, SETTINGS, workers=1)
+    assert (built.added, built.kept, list(built.unreadable)) == (0, 39, [name])
+    assert CachedFeatures(tmp_path / "x.hdf5").ids == set(clips) - {name}
+
+
 def test_a_front_end_that_refuses_every_clip_is_an_error(tmp_path, clips):
     with pytest.raises(
         ValueError, match=r"none of 40 clips can be read: .*expected finite numbers of frames and bands"
