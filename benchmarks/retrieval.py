@@ -1,4 +1,4 @@
-"""Time of features, of a training epoch, and of all metrics of retrieval by captions, on one core.
+"""Time of features, of a training epoch, of all metrics of retrieval by captions, and of a sweep, on one core.
 
     python -m benchmarks.retrieval                          # metrics of 5,225 captions x 1,045 clips
     python -m benchmarks.retrieval --only metrics --clips 3839 --right 4
@@ -12,7 +12,8 @@ CNN14 with the channels of the demo; some steps are timed, and an epoch of Cloth
 Metrics: random scores, higher for right pairs; five captions for each clip. ``metrics`` are mAP@10, mAP@16 and R@1, 5,
 10 of every query in both directions; with ``ranks and curves`` come the rank of every query and R@k for all k.
 ``plain`` is the same metrics as they are commonly written: query by query, all items sorted. ``intervals`` are a
-bootstrap of 200 resamples over clips. ``write`` and ``read`` are a score file. The best of some rounds counts.
+bootstrap of 200 resamples over clips. ``write`` and ``read`` are a score file. The best of some rounds counts. The
+sweep is that of ``benchmarks.sweep``.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import sweep
 from helpers.caption_metrics import PRECISIONS, RECALLS, caption_values
 from helpers.caption_report import Retrieved, write_ranks
 from helpers.caption_scores import CaptionScores, caption_id, read_caption_scores
@@ -31,7 +33,7 @@ from helpers.evaluation import Bootstrap
 CAPTIONS = 5  # of a clip
 RATE = 44100  # Hz
 STEPS = 600  # of an epoch: 19,195 captions in batches of 32
-PARTS = ("features", "training", "metrics")
+PARTS = ("features", "training", "metrics", "sweep")
 
 
 def make_scores(clips, right, rng):
@@ -235,6 +237,9 @@ def main(argv=None):
         print()
     if "metrics" in options.only:
         measure_metrics(options)
+    if "sweep" in options.only:
+        print()
+        sweep.main(["--trials", "50"])
 
 
 if __name__ == "__main__":
