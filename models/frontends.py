@@ -14,11 +14,10 @@ from models.spectrum import (
     MelDraw,
     band_blocks,
     draw_ranges,
-    filtered,
     kaldi_mel_bank,
     mask,
+    mel_power,
     mel_spectrogram,
-    power_spectrum,
     reflected,
     require,
     squared_magnitude,
@@ -327,10 +326,9 @@ class KaldiMel(FrontEnd):
         self._blocks = band_blocks(self.bank)
 
     def features(self, waveform, rng=None):
-        if not (self.training or torch.compiler.is_exporting()) and waveform.device.type == "cpu" and len(waveform) > 1:
-            return torch.cat([self.features(clip) for clip in waveform.split(1)])  # whose spectra stay in the caches
-        power = self.power(waveform)
-        return self.log_mel(power, self.draw(rng, *power.shape[:2]))[:, None]
+        waveform = self.padded(waveform)
+        frames = (waveform.shape[1] - self.n_fft) // self.hopsize + 1
+        return self.log_mel(waveform, self.draw(rng, waveform.shape[0], frames))[:, None]
 
     def draw(self, rng, batch, frames):
         """Band edges (one pair per call) and masks (one per clip); those of evaluation without ``rng``."""
@@ -341,19 +339,20 @@ class KaldiMel(FrontEnd):
         bands = draw_ranges(rng, batch, self.n_mels, self.freqm)
         return MelDraw(fmin, fmax, bands, draw_ranges(rng, batch, frames, self.timem))
 
-    def power(self, waveform):
-        """Power spectrogram [batch, frames, n_fft // 2 + 1] of [batch, samples]."""
+    def padded(self, waveform):
+        """[batch, samples] with pre-emphasis, and mirrored at both ends for the first and last frames."""
         if self.preamp:
             waveform = waveform[:, 1:] - 0.97 * waveform[:, :-1]
         margin = self.n_fft // 2 if self.padding == "center" else (len(self.window) - self.hopsize) // 2
-        return power_spectrum(reflected(waveform, margin), self.window, self.n_fft, self.hopsize)
+        return reflected(waveform, margin)
 
-    def log_mel(self, power, draw):
-        """Log mel [batch, bands, frames] of a power spectrogram with given draws."""
-        if draw[:2] == self.edges[:2]:
-            mel = filtered(power, self.bank.to(power.dtype), self._blocks)
-        else:
-            mel = F.linear(power, self._bank(draw).to(power.dtype))
+    def log_mel(self, waveform, draw):
+        """Log mel [batch, bands, frames] of a padded waveform with given draws."""
+        bank, blocks = self.bank, self._blocks
+        if draw[:2] != self.edges[:2]:
+            bank = self._bank(draw)
+            bank, blocks = bank.to(waveform.device), band_blocks(bank)
+        mel = mel_power(waveform, self.window, self.n_fft, self.hopsize, bank, blocks)
         x = self.log(mel).transpose(1, 2)
         # Before the shift and scale, as in the published code: masked cells end up as 0.9.
         x = mask(mask(x, draw.bands, axis=1), draw.frames, axis=2)

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+CACHED = 2**19  # samples of the frames that are transformed at once on a CPU
+
 
 def require(condition, message):
     """Raises ValueError with that message unless the condition holds."""
@@ -26,9 +28,31 @@ def power_spectrum(waveform, window, n_fft, hop):
     Returns:
         [batch, frames, n_fft // 2 + 1].
     """
+    return torch.cat(list(_power_in_parts(waveform, window, n_fft, hop)), dim=1)
+
+
+def mel_power(waveform, window, n_fft, hop, bank, blocks):
+    """Mel power spectrogram [batch, frames, n_mels].
+
+    Args:
+        waveform, window, n_fft, hop: see :func:`power_spectrum`.
+        bank: [n_mels, n_fft // 2 + 1].
+        blocks: see :func:`band_blocks`.
+    """
+    parts, bank = _power_in_parts(waveform, window, n_fft, hop), bank.to(waveform.dtype)
+    return torch.cat([filtered(part, bank, blocks) for part in parts], dim=1)
+
+
+def _power_in_parts(waveform, window, n_fft, hop):
+    """[batch, some frames, n_fft // 2 + 1] one after the other, on a CPU so many that they stay in its cache."""
     left = (n_fft - len(window)) // 2
     window = F.pad(window.to(waveform.dtype), (left, n_fft - len(window) - left))
-    return squared_magnitude(torch.fft.rfft(waveform.unfold(1, n_fft, hop) * window))
+    parts = [waveform.unfold(1, n_fft, hop)]
+    traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    if waveform.device.type == "cpu" and not traced:
+        parts = parts[0].split(max(1, CACHED // (max(1, waveform.shape[0]) * n_fft)), dim=1)
+    for part in parts:
+        yield squared_magnitude(torch.fft.rfft(part * window))
 
 
 def squared_magnitude(spectrum):

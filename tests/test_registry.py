@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-import download_resources
 import models
+import published
 from models import registry
 from models.crnn import Task4CRNN
 from models.heads import AudioSetHead
@@ -121,7 +121,7 @@ def layouts(architecture):
 
 @pytest.mark.parametrize("name", models.names())
 def test_checkpoints_are_well_formed_and_can_be_downloaded(name):
-    downloads = {path for path, _ in download_resources.table().values()}
+    downloads = {resource.file for resource in published.table().values()}
     for checkpoint in layouts(models.get(name)):
         assert checkpoint.file in downloads
         patterns = [*checkpoint.missing, *checkpoint.ignored, checkpoint.select, *dict(checkpoint.rename)]

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models.frontends import FrontEnd, centred_minimum
-from models.spectrum import power_spectrum, require
+from models.spectrum import band_blocks, mel_power, require
 
 
 def slaney_mel_bank(n_mels, n_fft, sample_rate, fmin, fmax):
@@ -54,11 +54,12 @@ class SlaneyMel(FrontEnd):
         window = torch.hann_window(win_length, dtype=torch.float64)
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("bank", bank.float(), persistent=False)
+        self._blocks = band_blocks(self.bank)
 
     def features(self, waveform, rng=None):
         waveform = F.pad(waveform, (self.n_fft // 2,) * 2, mode=self.padding)
-        power = power_spectrum(waveform, self.window, self.n_fft, self.hopsize)
-        return self.log(F.linear(power, self.bank.to(power.dtype))).transpose(1, 2)[:, None]
+        mel = mel_power(waveform, self.window, self.n_fft, self.hopsize, self.bank, self._blocks)
+        return self.log(mel).transpose(1, 2)[:, None]
 
     @staticmethod
     def log(mel):
