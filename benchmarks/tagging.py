@@ -238,7 +238,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         for arch in options.arch:
             for name, batch, speed, relative, difference, common, exchange in measure(arch, options, folder):
-                row = f"{batch} | {speed:.1f} | {relative:.2f} | {difference:.0e} | {common:.1f} | {exchange:.0e}"
+                row = f"{batch} | {speed:.1f} | {relative:.2f} | {difference:.0e} | {common:.2f} | {exchange:.0e}"
                 print(f"| {Path(arch).name}, {name} | {row} |", flush=True)
 
 

@@ -187,20 +187,20 @@ def tones(folder, classes=("high", "low"), clips=10):
 
 
 def test_it_learns(tagging):
-    tones(tagging.folder / "data")
+    tones(tagging.folder / "data", clips=24)
     tagging.run(
         named=["folder"],
         test_untrained=True,
-        trainer={"max_epochs": 12},
-        data={"wavmix": False},
+        trainer={"max_epochs": 20},
+        data={"wavmix": False, "batch_size": 8},
         augment={"mixup_alpha": 0.0},
-        optimizer={"lr": 0.01, "warm_up_len": 1, "ramp_down_start": 8, "ramp_down_len": 4},
+        optimizer={"lr": 0.005, "warm_up_len": 1, "ramp_down_start": 13, "ramp_down_len": 6},
     )
     results = tagging.results()
     assert results["trained", "test/mAP"] == 1
     assert results["untrained", "test/mAP"] < 0.9
     losses = [values["train/loss"] for values in tagging.metrics().values()]
-    assert np.mean(losses[-4:]) < 0.6 * np.mean(losses[:4])
+    assert np.mean(losses[-4:]) < 0.2 * np.mean(losses[:4])
 
 
 def test_seeds_and_workers(tagging):

@@ -597,6 +597,7 @@ def test_demo_is_decided_by_its_seed(demo, tmp_path, caplog):
     with pytest.raises(ValueError, match="made with other settings"):
         make_demo_vocal(demo, sizes=SIZES, seed=1)
     caplog.set_level(logging.INFO)
+    caplog.clear()
     make_demo_vocal(demo, sizes=SIZES)
     assert "making" not in caplog.text
 
