@@ -153,5 +153,5 @@ def quiet_libraries():
         ".*recommended to use .*sync_dist=True.*",  # metrics are computed once, from the clips of all ranks
     ):
         warnings.filterwarnings("ignore", message=message)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "faiss.loader"):
         logging.getLogger(name).setLevel(logging.WARNING)
