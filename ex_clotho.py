@@ -237,7 +237,7 @@ def run(config, train=True, callbacks=(), test=True):
         module, make_loaders(config, entries, pairs, parts), module.headline, callbacks, test=test
     )  # fmt: skip
     if not test:
-        return float(begun.trainer.checkpoint_callback.best_model_score)
+        return begun.best_score()
     if begun.shows and results["trained"]:
         found = caption_scoring.scores_of(module.evaluation["test"], parts["test"], config)
         caption_scoring.show({config["arch"]: found}, begun.folder, config["test_on"])

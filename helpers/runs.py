@@ -256,6 +256,22 @@ class Run:
             keep(self.trainer, self.folder, self._kept)
         return results
 
+    def best_score(self) -> float:
+        """The best value of the validation.
+
+        Raises:
+            ValueError: there was none.
+        """
+        found = self.trainer.checkpoint_callback.best_model_score
+        if found is None:
+            entries = self.config["trainer"]
+            every, epochs = entries["check_val_every_n_epoch"], entries["max_epochs"]
+            raise ValueError(
+                f"trainer.check_val_every_n_epoch is {every}, expected at most trainer.max_epochs = {epochs}: "
+                "nothing was validated"
+            )
+        return float(found)
+
     @property
     def shows(self) -> bool:
         """Whether this process is the one that shows the results."""

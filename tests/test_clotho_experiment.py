@@ -622,6 +622,10 @@ def test_settings_without_meaning(clotho, mistake):
         (["loss.kind=mine"], "loss.kind is 'mine', expected infonce or triplet"),
         (["data.originals=False"], "data.originals is False, expected a folder of generated audio"),
         (["sweep.space=none.yaml"], "search space none.yaml: no such file"),
+        (
+            ["sweep.n_trials=1", "trainer.check_val_every_n_epoch=2"],
+            "trainer.check_val_every_n_epoch is 2, expected at most trainer.max_epochs = 1",
+        ),
         (["seeds_of_study=[1,1]"], "seeds: 1 stands 2 times"),
         (["generator.name=nothing"], "generator.folder is not set"),
         (
