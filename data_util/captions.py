@@ -24,7 +24,6 @@ from helpers.files import AUDIO_SUFFIXES, clip_id
 
 FILE_KEYS = ("file_name", "fname", "id", "audio", "wav")  # of JSON entries; WavCaps has a placeholder under "audio"
 CLOTHO_CAPTIONS = 5
-SHOWN = 10  # names in a message
 _CAPTION = re.compile(r"caption(_\d+)?")
 
 
@@ -182,9 +181,3 @@ def match_audio(rows: Sequence[Captioned], folder) -> list[str | None]:
 
 def _composed(name):
     return unicodedata.normalize("NFC", name)
-
-
-def listed(names: Sequence[str], shown: int = SHOWN) -> str:
-    """The first names of many, and how many more there are."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(f"'{name}'" for name in names[:shown]) + more

@@ -14,13 +14,14 @@ from torch.utils.data import DataLoader
 
 from data_util import synthetic
 from data_util.captioned_clips import AudioCaptions, Clips, Features, Waveforms, collate, read_relevance
-from data_util.captions import Captioned, listed, match_audio, read_captions
+from data_util.captions import Captioned, match_audio, read_captions
 from data_util.curate import curate as curated
 from data_util.errors import BadAudio, DataMissing
 from data_util.feature_cache import CachedEmbeddings, CachedFeatures
 from data_util.loaders import SAMPLING, leave_signals_to_parent
 from data_util.tagging_samplers import ClipBatchSampler
 from data_util.vocal_samplers import PairBatchSampler
+from helpers.text import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def read_collection(dataset, split: str, text_data=None, curate=False, on_missin
     found = Collection(tuple(rows), tuple(paths), tuple(rows))
     missing = found.missing
     if missing and on_missing_audio != "keep":
-        message = f"{folder}: {len(missing)} of {len(rows)} audio files are not there: {listed(missing)}"
+        message = f"{folder}: {len(missing)} of {len(rows)} audio files are not there: {quoted(missing)}"
         if on_missing_audio == "raise" or len(missing) == len(rows):
             hint = "" if len(missing) == len(rows) else "; data.on_missing_audio=skip goes on without them"
             raise DataMissing(message + hint)
@@ -271,7 +272,7 @@ def _with_features(rows, paths, cache, on_missing_audio, on_bad_audio):
         (without_features, "(not computed, or the audio is not readable)", on_bad_audio, BadAudio, "data.on_bad_audio"),
     )
     for names, why, policy, error, key in reasons:
-        message = f"{cache.file.path}: no features {why} of {len(names)} of {len(rows)} clips: {listed(names)}"
+        message = f"{cache.file.path}: no features {why} of {len(names)} of {len(rows)} clips: {quoted(names)}"
         if names and (policy == "raise" or len(absent) == len(rows)):
             raise error(f"{message}; {key}=skip goes on without them")
         if names:

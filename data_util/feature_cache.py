@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from data_util.audio import crop_start, read
 from data_util.cache_parts import Parts, in_pool, require_settings, write_part
-from data_util.captions import listed
 from data_util.errors import BadAudio, TableError
 from data_util.hdf5_audio import Hdf5File
 from helpers.predictions import SETTINGS, canonical, digest
+from helpers.text import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -310,7 +310,7 @@ class CachedEmbeddings:
         """Raises ValueError unless all these sentences are there."""
         missing = [sentence for sentence in dict.fromkeys(sentences) if sentence not in self.rows]
         if missing:
-            raise ValueError(f"{self.file.path}: no embeddings of {len(missing)} captions: {listed(missing, 1)}")
+            raise ValueError(f"{self.file.path}: no embeddings of {len(missing)} captions: {quoted(missing, 1)}")
 
     def vectors(self, sentences: Sequence[str]) -> np.ndarray:
         """[n, dimensions] float32.

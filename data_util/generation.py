@@ -25,12 +25,13 @@ import soxr
 from tqdm import tqdm
 
 from data_util.audio import decode
-from data_util.captions import Captioned, listed, match_audio
+from data_util.captions import Captioned, match_audio
 from data_util.errors import BadAudio, DataMissing
 from data_util.generator_contract import BatchFailed, GenerationError, Task
 from data_util.output import claim
 from data_util.synthetic import COLUMNS, generated_name
 from helpers.files import replacing
+from helpers.text import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def generate(
             _Filling(place, work, generator, sample_rate, result).fill(clips, batch_size)
     if result.failed:
         count, total = len(result.failed), result.made + result.kept + len(result.failed)
-        names = listed(list(result.failed))
+        names = quoted(list(result.failed))
         logger.warning("%d of %d clips could not be made, the next start tries again: %s", count, total, names)
     return result
 

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_util.captions import Captioned, listed, match_audio
+from data_util.captions import Captioned, match_audio
 from data_util.errors import DataMissing
 from helpers.files import clip_id
+from helpers.text import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ def require_generated(rows, generated, replication_factor, folder, on_missing="r
         return missing
     message = (
         f"{folder}: {len(missing)} generated audio files are not there, and {short} of {len(rows)} clips have fewer "
-        f"than data.replication_factor = {replication_factor}: {listed(missing)}"
+        f"than data.replication_factor = {replication_factor}: {quoted(missing)}"
     )
     if short and on_missing == "raise":
         raise DataMissing(message)
