@@ -23,6 +23,11 @@ def with_settings_of(name, config: Mapping, given: Collection[str], entries: Seq
         ValueError: another architecture is asked for than that of the run; the file is damaged.
     """
     theirs = config_of_run(read(name)) if name is not None and Path(name).is_file() else {}
+    return taken_over(theirs, name, config, given, entries)
+
+
+def taken_over(theirs: Mapping, name, config: Mapping, given: Collection[str], entries: Sequence[str]) -> dict:
+    """The same for the config ``theirs`` of that run; empty where there was none."""
     if not theirs:
         return dict(config)
     if "arch" in given and config["arch"] != theirs["arch"]:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from helpers.checkpoints import Loaded, config_of_run, read
+from helpers.run_settings import taken_over
 
 
 def content_of_run(name) -> dict:
@@ -36,27 +37,15 @@ def with_settings_of_run(
         ValueError: another architecture is asked for than that of the file.
     """
     theirs = config_of_run(content)
-    if not theirs:
-        return dict(config)
-    if "arch" in given and config["arch"] != theirs["arch"]:
-        file = config["pretrained_name"]
-        raise ValueError(f"{file} is for arch={theirs['arch']}, but arch={config['arch']} is asked for")
-    result = {**config, "arch": theirs["arch"]}
-    if "pooling" not in given:
-        result["pooling"] = theirs["pooling"]
-    data = {"sample_rate": theirs["data"]["sample_rate"]}
+    entries = ["arch", "pooling", *sections, "strong_model", "data.sample_rate"]
     if not train:
-        data["clip_length"] = theirs["data"]["clip_length"]
+        entries.append("data.clip_length")
         if config["dataset"] == "folder":
-            data["classes"] = content["classes"]
+            theirs = theirs and {**theirs, "data": {**theirs["data"], "classes": content["classes"]}}
+            entries.append("data.classes")
         elif config["dataset"] is None:
-            data = theirs["data"]
-            result |= {"dataset": theirs["dataset"], "demo": theirs["demo"]}
-    taken = {name: theirs.get(name, {}) for name in (*sections, "strong_model") if name in config}
-    for section, entries in {**taken, "data": data}.items():
-        kept = {entry: value for entry, value in entries.items() if f"{section}.{entry}" not in given}
-        result[section] = {**config[section], **kept}
-    return result
+            entries += ["dataset", "demo", "data"]
+    return taken_over(theirs, config["pretrained_name"], config, given, entries)
 
 
 def require_classes(name, loaded: Loaded | None, content: Mapping, classes: Sequence[str], dataset: str):

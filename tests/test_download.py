@@ -96,6 +96,7 @@ def test_a_broken_download_goes_on_with_the_next_call(server, resources, capsys)
         ("dirs", b"<html>busy</html>", "damaged .* nothing was unpacked"),
         ("dirs", zipped(**{"..__..__escaped": "1"}), "would be written outside its folder"),
     ],
+    ids=["short", "altered", "missing", "cut off", "no archive", "escaping"],  # an archive holds the time of its making
 )
 def test_what_is_wrong_is_one_line_and_leaves_nothing(name, served, message, server, resources, tmp_path, capsys):
     file = "dirs.zip" if name == "dirs" else f"{name}.ckpt"
