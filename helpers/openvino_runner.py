@@ -6,6 +6,7 @@ conversions between layers take back what the products gain, and fewer of the te
 
 import threading
 import warnings
+from functools import cache
 
 import torch
 from torch import nn
@@ -15,6 +16,16 @@ from helpers.tagging_runners import MemberRunner, single_threaded
 
 EXAMPLE_SECONDS = 1.0  # of the waveform that the network is traced with
 PRECISIONS = {"f32": "f32", "bf16": "bf16"}  # OpenVINO's names; bf16 has no effect on a CPU without it
+
+
+@cache
+def _core(openvino):
+    """The one core of this process, never released.
+
+    It gives the thread that makes it another stack for signal handlers, and frees that stack with the last network
+    that holds on to it. Where another thread lets go of that one, the next signal that is handled ends the process.
+    """
+    return openvino.Core()
 
 
 class _Tag(nn.Module):
@@ -53,7 +64,7 @@ class OpenVinoRunner(MemberRunner):
             "NUM_STREAMS": workers,
             "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
         }
-        self._compiled = openvino.Core().compile_model(graph, "CPU", settings)
+        self._compiled = _core(openvino).compile_model(graph, "CPU", settings)
         self._own = threading.local()
 
     @torch.inference_mode()

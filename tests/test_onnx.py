@@ -1,6 +1,8 @@
 """Taggers as ONNX files and in OpenVINO: what they compute for any batch and length, and what is said on failure."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from models.tagging import build_tagger
 from tests.golden.named_weights import golden_waveform
 from tests.golden.tagging.calibrate import calibrate_batchnorm
 
+ROOT = Path(__file__).parents[1]
 MODELS = {
     "mn01_as": {},
     "dymn04_replace_se_as": {"dymn": {"temperature": 1.0}},
@@ -240,6 +243,28 @@ def test_openvino_in_reduced_precision():
     for workers in (1, 2):
         found = make_runner([network], "openvino", "bf16", workers)(waveforms)[0]
         assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.98
+
+
+RELEASED = """
+import faulthandler, os, signal, threading
+from helpers.tagging_runners import make_runner
+from tests.test_onnx import member, sounds
+
+faulthandler.enable()  # as a signal is handled on a stack of its own
+made = [make_runner([member("mn01_as")], "openvino", workers=1)]
+made[0](sounds(1.0, 32000, 1))
+thread = threading.Thread(target=made.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_signals_after_a_network_was_released_by_another_thread():
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    ended = subprocess.run([sys.executable, "-c", RELEASED], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
