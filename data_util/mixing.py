@@ -44,7 +44,17 @@ def draw_mix_weight(rng, beta=0.2):
     return float(max(weight, 1 - weight))
 
 
-class WavMix(Dataset):
+class Augmented(Dataset):
+    """A data set whose samples are those of another one, changed."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+
+class WavMix(Augmented):
     """Mixes a clip with another one of the same data set: waveforms, frame labels and pseudo-labels alike.
 
     A clip label is active in the mix if it is in either clip. Both clips are of one source, so the classes that it
@@ -57,10 +67,8 @@ class WavMix(Dataset):
     """
 
     def __init__(self, dataset, rate, beta=0.2):
-        self.dataset, self.rate, self.beta = dataset, rate, beta
-
-    def __len__(self):
-        return len(self.dataset)
+        super().__init__(dataset)
+        self.rate, self.beta = rate, beta
 
     def __getitem__(self, item):
         sample = self.dataset[item]
@@ -69,13 +77,16 @@ class WavMix(Dataset):
         if rng is None or rng.random() >= self.rate:
             return sample
         partner = self.dataset[int(rng.integers(len(self.dataset))), (*key, PARTNER)]
-        weight = draw_mix_weight(rng, self.beta)
-        mixed = {name: mix_labels(sample[name], partner[name], weight) for name in ("strong", "weak", "pseudo")}
+        return self.mixed(sample, partner, draw_mix_weight(rng, self.beta))
+
+    def mixed(self, a, b, weight):
+        """Sample ``a`` with the share ``weight`` in its mix with ``b``."""
+        mixed = {name: mix_labels(a[name], b[name], weight) for name in ("strong", "weak", "pseudo")}
         mixed["weak"] = (mixed["weak"] > 0).float()
-        return {**sample, **mixed, "audio": mix_waveforms(sample["audio"], partner["audio"], weight)}
+        return {**a, **mixed, "audio": mix_waveforms(a["audio"], b["audio"], weight)}
 
 
-class DeviceResponse(Dataset):
+class DeviceResponse(Augmented):
     """Filters clips by a randomly chosen impulse response of a recording device. Items without key are left alone.
 
     Morocutti et al., "Device-Robust Acoustic Scene Classification via Impulse Response Augmentation", 2023.
@@ -87,10 +98,8 @@ class DeviceResponse(Dataset):
     """
 
     def __init__(self, dataset, rate, responses):
-        self.dataset, self.rate, self.responses = dataset, rate, responses
-
-    def __len__(self):
-        return len(self.dataset)
+        super().__init__(dataset)
+        self.rate, self.responses = rate, responses
 
     def __getitem__(self, item):
         sample = self.dataset[item]

@@ -7,25 +7,14 @@ are left alone. Device impulse responses are those of :class:`data_util.mixing.D
 import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
-from torch.utils.data import Dataset
 
-from data_util.clips import PARTNER, RESPONSE, WAVMIX, generator, index_and_key
-from data_util.mixing import draw_mix_weight, mix_labels, mix_waveforms
+from data_util.clips import RESPONSE, generator, index_and_key
+from data_util.mixing import Augmented, WavMix, mix_labels, mix_waveforms
 
 GAIN, ROLL = RESPONSE + 1, RESPONSE + 2  # streams of draws, beside those of data_util.clips
 MAX_ROLL = 4000  # samples, whatever the sample rate, as published
 MIX_BETA = 2.0
 FRAME_LABELS = ("strong", "pseudo")
-
-
-class Augmented(Dataset):
-    """A data set whose samples are those of another one, changed."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def __len__(self):
-        return len(self.dataset)
 
 
 class Gain(Augmented):
@@ -66,7 +55,7 @@ class Roll(Augmented):
         return {**sample, "audio": torch.roll(sample["audio"], shift)}
 
 
-class WaveformMixup(Augmented):
+class WaveformMixup(WavMix):
     """Mixes a clip with another one: waveforms without their means, and labels, with the same weights.
 
     Args:
@@ -76,17 +65,11 @@ class WaveformMixup(Augmented):
     """
 
     def __init__(self, dataset, rate=0.5, beta=MIX_BETA):
-        super().__init__(dataset)
-        self.rate, self.beta = rate, beta
+        super().__init__(dataset, rate, beta)
 
-    def __getitem__(self, item):
-        sample = self.dataset[item]
-        _, key = index_and_key(item)
-        rng = generator(key, WAVMIX)
-        if rng is None or rng.random() >= self.rate:
-            return sample
-        partner = self.dataset[int(rng.integers(len(self.dataset))), (*key, PARTNER)]
-        return mix_samples(sample, partner, draw_mix_weight(rng, self.beta))
+    def mixed(self, a, b, weight):
+        """See :func:`mix_samples`."""
+        return mix_samples(a, b, weight)
 
 
 class Hardened(Augmented):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from models.layers import BiGRU, attention_pool, pool_time
-from models.registry import Backbone
+from models.registry import Backbone, grad_checkpointing_of
 
 
 class AudioSetHead(Backbone):
@@ -20,6 +20,8 @@ class AudioSetHead(Backbone):
         attention: adds the attention layer which :meth:`predict` needs.
     """
 
+    grad_checkpointing = grad_checkpointing_of("model")
+
     def __init__(self, model, audioset_classes=527, seq_len=250, attention=False):
         super().__init__()
         self.model = model
@@ -27,14 +29,6 @@ class AudioSetHead(Backbone):
         self.embed_dim = audioset_classes
         self.head_linear_layer = nn.Linear(model.embed_dim, audioset_classes)
         self.att_linear_layer = nn.Linear(model.embed_dim, audioset_classes) if attention else None
-
-    @property
-    def grad_checkpointing(self):
-        return self.model.grad_checkpointing
-
-    @grad_checkpointing.setter
-    def grad_checkpointing(self, value):
-        self.model.grad_checkpointing = value
 
     def tokens(self, mel, rng=None):
         """[batch, 1, bands, frames] -> embeddings of the backbone [batch, seq_len, dim]."""

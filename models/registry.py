@@ -51,6 +51,15 @@ class Backbone(nn.Module):
         return []
 
 
+def grad_checkpointing_of(network: str) -> property:
+    """The switch ``grad_checkpointing`` of the backbone in this attribute, for a module that wraps it."""
+
+    def switch(module, value):
+        getattr(module, network).grad_checkpointing = value
+
+    return property(lambda module: getattr(module, network).grad_checkpointing, switch)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A published weights file and how its tensor names become ours.

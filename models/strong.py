@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from helpers.checkpoints import Loaded, load_pretrained, rename
 from models import registry
 from models.layers import BiGRU, BiLSTM, attention_pool, interpolate_time, pool_time
-from models.registry import NOTHING, Checkpoint
+from models.registry import NOTHING, Checkpoint, grad_checkpointing_of
 
 HEADS = ("strong_head", "weak_head")
 SEQUENCE = "seq_model"
@@ -57,6 +57,8 @@ class StrongModel(nn.Module):
         ValueError: an unknown choice, or an attention head whose two class numbers differ.
     """
 
+    grad_checkpointing = grad_checkpointing_of("model")
+
     def __init__(
         self,
         model,
@@ -88,14 +90,6 @@ class StrongModel(nn.Module):
             self.seq_model = layers(*sizes, num_layers=rnn_layers, dropout=rnn_dropout)
         self.strong_head = None if head_type is None else nn.Linear(width, n_classes)
         self.weak_head = None if head_type is None else nn.Linear(width, n_classes_weak)
-
-    @property
-    def grad_checkpointing(self):
-        return self.model.grad_checkpointing
-
-    @grad_checkpointing.setter
-    def grad_checkpointing(self, value):
-        self.model.grad_checkpointing = value
 
     def sequence(self, mel, rng=None):
         """[batch, 1, bands, frames] -> what the heads see, [batch, seq_len, dim]; ``rng`` is for the backbone."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from helpers.checkpoints import Loaded, load_exact, load_pretrained, read
 from models import registry
-from models.registry import NOTHING, Architecture, Backbone, Checkpoint, defaults
+from models.registry import NOTHING, Architecture, Backbone, Checkpoint, defaults, grad_checkpointing_of
 
 RUN_ENTRY = "tagger"  # the key of our own weights files that holds the state dict
 AUDIOSET_CLASSES = 527
@@ -72,6 +72,8 @@ class ClipTagger(Backbone, Tagger):
         ValueError: unknown pooling.
     """
 
+    grad_checkpointing = grad_checkpointing_of("backbone")
+
     def __init__(self, backbone: Backbone, n_classes: int, pooling: str = "mean"):
         super().__init__()
         if pooling not in POOLINGS:
@@ -83,14 +85,6 @@ class ClipTagger(Backbone, Tagger):
             self.attention = nn.Linear(self.embed_dim, 1)
             nn.init.zeros_(self.attention.weight)
         self.classifier = nn.Linear(self.embed_dim, n_classes)
-
-    @property
-    def grad_checkpointing(self):
-        return self.backbone.grad_checkpointing
-
-    @grad_checkpointing.setter
-    def grad_checkpointing(self, value):
-        self.backbone.grad_checkpointing = value
 
     def forward(self, mel, rng=None):
         """Frame embeddings of the backbone."""

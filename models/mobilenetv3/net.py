@@ -19,7 +19,7 @@ from models.mobile import (
     stem,
 )
 from models.mobilenetv3.blocks import AGGREGATIONS, AXES, AttentionPooling, ConcurrentSqueezeExcitation
-from models.registry import Backbone, groups_by_depth
+from models.registry import Backbone, grad_checkpointing_of, groups_by_depth
 from models.tagging import Tagger
 
 # (frequency, time) of the fifteen blocks of the frame-wise networks: 128 bands become 1, time keeps a quarter.
@@ -167,18 +167,12 @@ class FrameMobileNet(Backbone):
         grad_checkpointing: recompute the blocks in the backward pass instead of storing their activations.
     """
 
+    grad_checkpointing = grad_checkpointing_of("frame_mn")
+
     def __init__(self, *, width_mult: float, grad_checkpointing: bool = False):
         super().__init__()
         self.frame_mn = MobileNet(plan_blocks(width_mult, FRAME_STRIDES), grad_checkpointing=grad_checkpointing)
         self.embed_dim = self.frame_mn.embed_dim
-
-    @property
-    def grad_checkpointing(self):
-        return self.frame_mn.grad_checkpointing
-
-    @grad_checkpointing.setter
-    def grad_checkpointing(self, value):
-        self.frame_mn.grad_checkpointing = value
 
     def forward(self, mel, rng=None):
         """[batch, 1, 128, frames] -> [batch, frames / 4, embed_dim]; nothing is drawn from ``rng``.
