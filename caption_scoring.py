@@ -10,6 +10,8 @@ from helpers.caption_scores import caption_id, caption_scores, ensemble, read_ca
 from helpers.evaluation import Bootstrap
 from helpers.evaluation_report import evaluation_table
 
+RESERVED = {"ensemble", "chance"}  # systems of the table that no file is called by
+
 
 def scores_of(metrics, clips, config):
     """The similarities of a test.
@@ -38,9 +40,11 @@ def read_systems(files, split, weights=None):
     paths = _paths(files)
     members = [read_caption_scores(path, split) for path in paths]
     names = [Path(path).stem for path in paths]
-    if len(set(names)) < len(names):
+    if len(set(names)) < len(names) or not RESERVED.isdisjoint(names):
         names = [str(path) for path in paths]
     systems = dict(zip(names, members))
+    if weights is not None and len(members) == 1:
+        raise ValueError("weights are those of an ensemble, expected several files of scores")
     if len(members) > 1:
         systems["ensemble"] = ensemble(members, weights)
     return systems
@@ -72,7 +76,11 @@ def soft_targets(entries, pairs):
 
 
 def _paths(files):
-    return [files] if isinstance(files, str) else list(files)
+    paths = list(files) if isinstance(files, list | tuple) else [files]
+    wrong = [path for path in paths if not isinstance(path, str | Path)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is no file of stored scores")
+    return paths
 
 
 def show(systems, folder, split):

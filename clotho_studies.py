@@ -1,6 +1,7 @@
 """Studies around one configuration of ex_clotho: sweeps, seeds, and generated audio with its comparison."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import torch
 from rich.table import Table
 
 import configs
+import models
 from data_util import generators
 from data_util.caption_text import published_clip_id, text_report, text_rows, write_text_rows
 from data_util.clotho import read_collection
 from data_util.demo_clotho import with_demo
 from data_util.streaming import stream
-from data_util.synthetic import find_generated
+from data_util.synthetic import find_generated, without_generated
 from helpers import baseline_configs, runs, sweeps
 from helpers.audio_quality import MEL_MEASURES, compare, pair_up
 from helpers.ingredients import Section, plain
@@ -52,11 +54,13 @@ def run_sweep(config, run, ex):
         run: callable (config, callbacks, test) -> best value of the validation.
         ex: the experiment.
     """
-    name, options = config["wandb"]["name"] or "sweep", dict(config["sweep"])
+    options = dict(config["sweep"])
     space, study = options.pop("space"), options.pop("study")
+    name = config["wandb"]["name"] or "sweep"
     study = study or f"{config['trainer']['default_root_dir']}/{config['wandb']['project']}/{name}.db"
+    name = Path(study).stem  # of the trials: those of another study are other runs
     space = configs.CLOTHO_SWEEPS.get(space, space) if isinstance(space, str) else space
-    space = read_space(baseline_configs.sweep_space(space), ex.known_keys())
+    space = of_architecture(read_space(baseline_configs.sweep_space(space), ex.known_keys()), config["arch"])
     options["max_steps"] = options["max_steps"] or config["trainer"]["max_epochs"]
 
     def trial(changes, report):
@@ -67,6 +71,16 @@ def run_sweep(config, run, ex):
 
     found = sweeps.sweep(trial, space, study, **options)
     show_sweep(found, Path(study).with_suffix(""))
+
+
+def of_architecture(space, arch):
+    """A space without the entries of other architectures, which would change nothing."""
+    own = models.get(arch)
+    others = models.sections().keys() - {own.section, own.mel_section}
+    left_out = [key for key in space if key.partition(".")[0] in others]
+    if left_out:
+        log.warning("arch=%s has no %s: left out of the space", arch, ", ".join(left_out))
+    return {key: entry for key, entry in space.items() if key not in left_out}
 
 
 def run_seeds(config, run):
@@ -120,10 +134,12 @@ def text_table(report):
 
 
 def rows_of(config):
-    """The clips of the training split, and its entries of section ``data``."""
+    """The original clips of the training split, and its entries of section ``data``."""
     entries = with_demo(config["data"], **config["demo"])
     split = entries["train_split"]
-    return read_collection(entries["dataset"], split, entries["text_data"], entries["curate"], "keep"), entries
+    found = read_collection(entries["dataset"], split, entries["text_data"], entries["curate"], "keep")
+    rows, paths = without_generated(found.rows, found.paths)
+    return replace(found, rows=tuple(rows), paths=tuple(paths)), entries
 
 
 def folder_of(config, entries):
@@ -154,15 +170,15 @@ def judge_audio(config, build):
         config: of the run.
         build: callable (config) -> front end, model, sentence encoder.
     """
+    from data_util.generation import chosen_columns  # takes pandas
     from helpers.audio_quality_report import overview, write_comparison
 
     found, entries = rows_of(config)
     mel, model, _ = build(config)
     mel, model, rate = mel.eval(), model.eval(), config["data"]["sample_rate"]
     synthetic = find_generated(found.rows, folder_of(config, entries), entries["train_split"])
-    columns = config["generator"]["columns"]
-    if columns is not None:
-        synthetic = [{column: path for column, path in own.items() if column in columns} for own in synthetic]
+    columns = chosen_columns(found.rows, config["generator"]["columns"])
+    synthetic = [{column: path for column, path in own.items() if column in columns} for own in synthetic]
     pairs = pair_up([row.clip for row in found.rows], found.paths, synthetic)
 
     @torch.inference_mode()

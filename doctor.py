@@ -1,6 +1,6 @@
 """Looks over a machine: what works, what is missing, and the one command that mends each thing.
 
-    python doctor.py        or: make doctor
+    python doctor.py        or: make doctor, python -m helpers.doctor
 
 The exit status is 1 where the main job, `python -m ex_stage1 with demo`, cannot run.
 """
@@ -30,6 +30,8 @@ from published import table as published
 ROOT = Path(__file__).resolve().parent
 REQUIREMENTS = ROOT / "requirements.txt"
 MAIN_JOB = "ex_stage1"
+VOCAL = ("Vim_Sketch_Dataset", "qvim-dev")  # of ex_qvim and ex_clotho: their defaults, known without their packages
+CLOTHO = "clotho"
 CHECK = f"{NAME} -m {MAIN_JOB} check_data"
 
 
@@ -37,11 +39,14 @@ def check_data() -> list[Check]:
     """The folders of the data sets."""
     paths = [path.replace("{base_path}", configs.DATASET_PATH) for path in configs.T4_PATHS.values()]
     desed = [path for path in paths if path.startswith(configs.DATASET_PATH)]
+    vocal = [Path(configs.DATA_PATH) / name for name in VOCAL]
     others = [Path(configs.DATA_PATH) / name for name in configs.TAGGING if name != "folder"]
     where = os.path.dirname(configs.DATASET_PATH) or "."
     return [
         check_paths(f"DESED and MAESTRO in {configs.DATASET_PATH}", desed, f"export DATASET_PATH=FOLDER; {CHECK}"),
         check_paths(f"tagging data in {configs.DATA_PATH}", others, "export DATA_PATH=FOLDER"),
+        check_paths(f"vocal imitations in {configs.DATA_PATH}", vocal, f"{NAME} -m ex_qvim check_data"),
+        check_paths("Clotho", [Path(configs.DATA_PATH) / CLOTHO], f"{NAME} -m ex_clotho with data.dataset=FOLDER"),
         check_disk(where, "DATASET_PATH"),
     ]
 

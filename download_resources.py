@@ -17,25 +17,24 @@ from pathlib import Path
 from tqdm import tqdm
 
 from configs import RESOURCES_PATH
-from data_util.archives import BadArchive, unpack
-from helpers.downloads import forget, locked, provide
+from data_util.archives import BadArchive, ByHand, unpack
+from helpers.downloads import expected_size, forget, locked, provide
 from published import needed_by, table
 
 AT_ONCE = 4  # downloads
 
 
 def get(resource, root=RESOURCES_PATH, base_url=None):
-    """Fetches one resource unless it is there; returns whether it was fetched.
+    """Fetches one resource unless it is there, as it should be; returns whether it was fetched.
 
     Raises:
         OSError, ValueError: as :func:`helpers.downloads.provide`; a :class:`data_util.archives.BadArchive` too.
     """
     target, known = Path(root) / resource.file, (resource.checksum, resource.size)
+    if not resource.is_archive:
+        return provide(target, resource.address_at(base_url), *known)
     if target.exists():
         return False
-    if not resource.is_archive:
-        provide(target, resource.address_at(base_url), *known)
-        return True
     archive = target.with_name(resource.published_name)
     with locked(target):
         if target.exists():
@@ -43,6 +42,8 @@ def get(resource, root=RESOURCES_PATH, base_url=None):
         provide(archive, resource.address_at(base_url), *known)
         try:
             _unpack_as(target, archive)
+        except ByHand:
+            raise
         except BadArchive:
             forget(archive)  # the next call would find it there
             raise
@@ -65,10 +66,7 @@ def _unpack_as(target, archive):
 def copy(resource, mirror, base_url=None):
     """Fetches the file of a resource, archives as they are, into the folder of a mirror, unless it is there."""
     target = Path(mirror) / resource.published_name
-    if target.is_file():
-        return False
-    provide(target, resource.address_at(base_url), resource.checksum, resource.size)
-    return True
+    return provide(target, resource.address_at(base_url), resource.checksum, resource.size)
 
 
 def chosen(only):
@@ -95,10 +93,13 @@ def lines_of(resources, root):
     rows = [("NAME", "SET", "", "SIZE", "CHECKSUM", "LICENCE", "NEEDED BY", "ADDRESS")]
     for resource in resources:
         path = Path(root) / resource.file
-        size = path.stat().st_size if path.is_file() else resource.size
+        expected = expected_size(path, resource.size)
+        found = path.stat().st_size if path.is_file() else expected
+        wrong = expected not in (None, found)
+        size = f"{found} of {expected} bytes" if wrong else f"{found / 1e6:.1f} MB" if found else "-"
         rows.append((
-            resource.name, resource.set, "there" if path.exists() else "missing",
-            f"{size / 1e6:.1f} MB" if size else "-", "known" if resource.checksum else "noted at first",
+            resource.name, resource.set, "wrong size" if wrong else "there" if path.exists() else "missing", size,
+            "known" if resource.checksum else "noted at first",
             resource.licence, resource.needed_by, resource.address,
         ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -126,7 +127,7 @@ def fetch_all(resources, fetch):
 
 
 def main(argv=None):
-    """Command line; the exit status is 1 when anything could not be fetched."""
+    """Command line; the exit status is 1 when anything could not be fetched, or is there but not as it should."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--only", nargs="+", metavar="NAME", help="these resources or sets alone")
@@ -139,13 +140,14 @@ def main(argv=None):
     everything = ["all"] if options.list or options.mirror else ["stages"]
     try:
         resources = chosen(needed_by(options.command) if options.command else options.only or everything)
+        lines = lines_of(resources, options.root) if options.list else []
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if not resources:
         print("nothing that is published is needed")
     elif options.list:
-        print("\n".join(lines_of(resources, options.root)))
+        print("\n".join(lines))
     elif options.mirror:
         return int(not fetch_all(resources, lambda one: copy(one, options.mirror, options.base_url)))
     else:

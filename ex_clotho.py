@@ -26,17 +26,11 @@ import clotho_studies
 import configs
 import models
 import sound_search
-from data_util.captioned_clips import collate
-from data_util.clotho import (
-    SPLITS,
-    caption_loader,
-    evaluation_set,
-    read_collection,
-    training_clips,
-    training_set,
-)
+from data_util import clotho
+from data_util.captioned_clips import audio_of, collate, existing_splits
+from data_util.clotho import SPLITS, caption_loader, evaluation_set, training_clips, training_set
 from data_util.demo_clotho import with_demo
-from data_util.feature_cache import build_embeddings, build_features, cache_path
+from data_util.feature_cache import complete_embeddings, complete_features
 from data_util.loaders import evaluation_loader
 from data_util.tagging_roles import chosen
 from helpers import logger, runs
@@ -44,7 +38,6 @@ from helpers.audio_text import AudioTextModule, make_optimizer, make_schedule
 from helpers.audio_text_losses import AudioTextLoss
 from helpers.baseline_configs import Converting
 from helpers.caption_metrics import CaptionMetrics
-from helpers.downloads import locked
 from helpers.ingredients import Section, keyword_defaults, plain
 from helpers.run_names import resume_or_new
 from helpers.run_settings import with_settings_of
@@ -88,7 +81,7 @@ def settings():
     pretrained_name = "own"  # the published weights of arch; a file; None: random weights
     pooling = None  # "mean" or "attention": over the frame embeddings, in place of the network's own
 
-    cache = "resources/clotho_cache"  # folder of features and sentence embeddings
+    cache = f"{configs.RESOURCES_PATH}/clotho_cache"  # folder of features and sentence embeddings
     cache_features = True  # compute log mels once; False: from the audio in every epoch, with augmentation
     validate_on = "validation"  # splits
     test_on = "evaluation"
@@ -137,9 +130,8 @@ def searched(config):
 
 def collections(entries, splits):
     """Split -> :class:`data_util.clotho.Collection`, with or without audio, for the entries of section ``data``."""
-    names = ("dataset", "text_data", "curate")
-    options = {name: entries[name] for name in names}
-    return {split: read_collection(split=split, **options, on_missing_audio="keep") for split in splits}
+    options = {name: entries[name] for name in ("dataset", "text_data", "curate")}
+    return {split: clotho.read_collection(split=split, **options, on_missing_audio="keep") for split in splits}
 
 
 def cached(config, entries, mel, sentences, splits):
@@ -147,32 +139,35 @@ def cached(config, entries, mel, sentences, splits):
 
     Args:
         config: of the run.
-        entries: of the section.
-        mel: front end.
-        sentences: sentence encoder.
+        entries: of the section; the training split has the audio of ``synthetic_audio``, too, unless that is None.
+        mel, sentences: front end and sentence encoder.
         splits: what is used.
     """
-    chosen_rows, entries = collections(entries, splits), dict(entries)
+    parts, entries = collections(entries, splits), dict(entries)
     if entries["text_embeds"] is None and not config["text"]["trainable_layers"]:
-        path = Path(cache_path(config["cache"], "captions", identity := {"text": sentences.identity()}))
-        captions = [caption for found in chosen_rows.values() for row in found.rows for caption in row.captions]
-        with locked(path):  # other processes of a sweep or a run wait
-            build_embeddings(path, captions, sentences.embed, identity)
-        entries["text_embeds"] = str(path.resolve())
+        captions = [caption for found in parts.values() for row in found.rows for caption in row.captions]
+        identity = {"text": sentences.identity()}
+        entries["text_embeds"] = complete_embeddings(config["cache"], captions, sentences.embed, identity)
     if entries["audio_data"] is None and config["cache_features"]:
-        rate = entries["sample_rate"]
-        identity = {"mel": fingerprint(mel), "sample_rate": rate}
-        path = cache_path(config["cache"], "{split}_audio_logmels", identity)
-        for split, found in chosen_rows.items():
-            clips = list(zip(found.rows, found.paths))
-            if split == entries["train_split"] and entries["synthetic_audio"] is not None:
-                clips += zip(*training_clips(found, **chosen(entries, training_clips)))
-            clips = {row.clip: file for row, file in clips if file}
-            file = Path(path.replace("{split}", split))
-            with locked(file):  # other processes of a sweep or a run wait
-                build_features(file, clips, partial(log_mel, mel.eval()), rate, identity)
-        entries["audio_data"] = str(Path(path).resolve())
+        clips, rate, generated = {}, entries["sample_rate"], entries["synthetic_audio"]
+        for split, found in parts.items():
+            mixed = generated is not None and split == entries["train_split"]
+            used = training_clips(found, **chosen(entries, training_clips)) if mixed else (found.rows, found.paths)
+            clips[split] = audio_of(*used, clotho.audio_folder(entries["dataset"], split), entries["on_missing_audio"])
+        places = [str(Path(place).expanduser().resolve()) for place in (entries["dataset"], generated) if place]
+        identity = {"mel": fingerprint(mel), "sample_rate": rate, "audio": places}
+        entries["audio_data"] = complete_features(config["cache"], clips, partial(log_mel, mel.eval()), rate, identity)
     return entries
+
+
+def both_cached(config, entries, mel, sentences, evaluated, train=True):
+    """Entries to train with and to evaluate with: generated audio has a cache of its own, see :func:`cached`."""
+    trained = [entries["train_split"]] if train else []
+    alone = {**entries, "synthetic_audio": None}
+    if train and entries != alone:
+        return cached(config, entries, mel, sentences, trained), cached(config, alone, mel, sentences, evaluated)
+    found = cached(config, alone, mel, sentences, [*trained, *evaluated])
+    return found, found
 
 
 @torch.inference_mode()
@@ -218,11 +213,10 @@ def run(config, train=True, callbacks=(), test=True):
         config["ckpt_path"] = found and str(found)
     begun = runs.Run(config, train, kept_in=configs.PRETRAINED)
     entries = with_demo(config["data"], **config["demo"])
-    mel, model, sentences = build(config)
-    splits = [entries["train_split"], config["validate_on"], config["test_on"]] if train else [config["test_on"]]
-    entries = cached(config, entries, mel, sentences, list(dict.fromkeys(splits)))
-    pairs = training_set(**chosen(entries, training_set)) if train else None
+    mel, model, sentences = build({**config, "pretrained_name": None} if config["ckpt_path"] else config)
     roles = {"validation": config["validate_on"] if train else config["test_on"], "test": config["test_on"]}
+    training_entries, entries = both_cached(config, entries, mel, sentences, roles.values(), train)
+    pairs = training_set(**chosen(training_entries, training_set)) if train else None
     parts = {role: evaluation_set(split, **chosen(entries, evaluation_set)) for role, split in roles.items()}
     if config["compile"]:
         model.audio_encoder.tag = torch.compile(model.audio_encoder.tag)
@@ -240,10 +234,10 @@ def run(config, train=True, callbacks=(), test=True):
         return begun.best_score()
     if begun.shows and results["trained"]:
         found = caption_scoring.scores_of(module.evaluation["test"], parts["test"], config)
-        caption_scoring.show({config["arch"]: found}, begun.folder, config["test_on"])
         if config["scores"] and not train:
             found.write(config["scores"])
             print(f"scores: {config['scores']}")
+        caption_scoring.show({config["arch"]: found}, begun.folder, config["test_on"])
     return results["trained"]
 
 
@@ -253,12 +247,21 @@ def preprocess(_config):
     config = plain(_config)
     runs.start(config["rank"])
     config = configured(config)
-    entries = with_demo(config["data"], **config["demo"])
+    entries = {**with_demo(config["data"], **config["demo"]), "on_missing_audio": "keep"}
+    own = [entries["train_split"], config["validate_on"], config["test_on"]]
+    find = partial(clotho.find_table, entries["dataset"], text_data=entries["text_data"])
+    splits = existing_splits(find, own, SPLITS)
     mel, _, sentences = build({**config, "pretrained_name": None})
-    found = cached(config, entries, mel, sentences, SPLITS)
-    splits = {split: found.rows for split, found in collections(entries, SPLITS).items()}
-    clotho_studies.show_captions(splits, sentences, config["cache"], entries["dataset"])
-    print(f"features: {found['audio_data']}\nsentence embeddings: {found['text_embeds']}")
+    train, evaluated = own[0] in splits, [split for split in splits if split != own[0]]
+    found = both_cached(config, entries, mel, sentences, evaluated, train)
+    rows = {split: part.rows for split, part in collections(entries, splits).items()}
+    clotho_studies.show_captions(rows, sentences, config["cache"], entries["dataset"])
+    for path in dict.fromkeys(part["audio_data"] for part in found if part["audio_data"]):
+        there = [split for split in splits if clotho.below(entries["dataset"], split, path).is_file()]
+        if there:
+            print(f"features: {path} ({', '.join(there)})")
+    if found[0]["text_embeds"]:
+        print(f"sentence embeddings: {found[0]['text_embeds']}")
 
 
 @ex.command(unobserved=True)

@@ -35,7 +35,7 @@ from helpers.retrieval import RetrievalModule, make_optimizer, make_schedule
 from helpers.retrieval_metrics import RetrievalMetrics, similarities
 from helpers.run_settings import with_settings_of
 from models.registry import NOTHING
-from models.retrieval import MEL_NAMES, build_dual, load_dual, mel_options, with_mel
+from models.retrieval import MEL_NAMES, build_dual, load_dual, mel_options, warn_of_random_weights, with_mel
 from models.tagging import published_checkpoint
 from published import provide_weights
 
@@ -99,7 +99,9 @@ def build(config):
     front, dual = build_dual(arch, config, config["pooling"], **options)
     front.input_rate = config["data"]["sample_rate"]
     provide_weights(published_checkpoint(arch, name))
-    load_dual(dual, arch, name, configs.RESOURCES_PATH)
+    loaded = load_dual(dual, arch, name, configs.RESOURCES_PATH)
+    if loaded is None and (name is not None or not config["ckpt_path"]):
+        warn_of_random_weights(arch, name)
     return front, dual
 
 
@@ -115,7 +117,8 @@ def make_module(config, retrieval):
         config: of the run.
         retrieval: the :class:`data_util.vocal_clips.Retrieval` they are evaluated on.
     """
-    front, dual = build(config)
+    # The weights of a checkpoint take the place of all others, which then need not be there.
+    front, dual = build({**config, "pretrained_name": None} if config["ckpt_path"] else config)
     if config["compile"]:
         dual.compile()
     metrics = {part: RetrievalMetrics(retrieval.truth, classes_of(retrieval), part) for part in ("validation", "test")}

@@ -8,6 +8,7 @@ must be there, with alternatives behind semicolons.
 
 import csv
 import functools
+import itertools
 import os
 import re
 import shlex
@@ -23,6 +24,12 @@ WEIGHTS = "pretrained_models/"
 NAMING = re.compile(r"(^|\.)(pretrained_names?|model_init_id)$|^ensemble$|^model_init_id$")
 ARCH_OF = {"ex_stage1": "atst_frame", "ex_stage2": "atst_frame", "ex_clotho": "cnn14_clotho"}  # where arch= is left out
 ARCH_OF |= dict.fromkeys(("ex_audioset", "ex_qvim"), "mn10_as")
+
+SHELL = re.compile(r"\d*[<>|&;]")  # what ends a command line
+# Options of the scripts that take a value, which follows.
+VALUED = re.compile(
+    "-[bCcFilmnPSst]|--(beat-interval|capture|comment|file_storage|id|loglevel|mongo_db|name|priority|s3|sql|tiny_db)"
+)
 
 
 class Resource(NamedTuple):
@@ -68,22 +75,25 @@ def needed_by(command: str) -> list[str]:
     """Names of the resources that a command line needs, with the weights from which its networks start.
 
     Args:
-        command: ``python -m ex_stage2 with arch=beats``, or its essence ``arch=beats stage=2``.
+        command: ``python -m ex_stage2 with arch=beats``, also with what stands before and behind it in a shell, or its
+            essence ``arch=beats stage=2``.
 
     Raises:
-        ValueError: a quotation mark is missing.
+        ValueError: a quotation mark is missing, or a script or architecture is not known.
     """
-    words = [word for word in shlex.split(command) if word not in ("python", "-m", "with")]
+    script, command_words, words = _parts(shlex.split(command))
     entries = dict(word.split("=", 1) for word in words if "=" in word)
-    bare = [word for word in words if "=" not in word]
+    bare = [*command_words, *(word for word in words if "=" not in word)]
     if {"demo", "demo_strong"} & set(bare):
         return []
-    script = next((word for word in bare if word.startswith("ex_")), "")
-    if script.startswith("ex_stage") and len(bare) == 1:  # its training, and none of its other commands
+    if script.startswith("ex_stage") and not command_words:  # its training, and none of its other commands
         entries.setdefault("stage", script.removeprefix("ex_stage"))
     arch = ARCH_OF.get(script, ARCH_OF["ex_stage1"] if "stage" in entries else None)
     if arch:
         entries.setdefault("arch", arch)
+    if "arch" in entries:
+        entries["arch"] = entries["arch"].strip("'\"")
+        _require_known(entries["arch"])
     given = {*bare, *(f"{key}={value}" for key, value in entries.items())}
     naming = {key: value for key, value in entries.items() if NAMING.search(key) and value != "own"}
     named = {part for value in naming.values() for part in re.findall(r"[\w.+-]+(?:\(\d\))?", value)}
@@ -94,6 +104,31 @@ def needed_by(command: str) -> list[str]:
         for name, resource in table().items()
         if name in named or (met[name] and (met[name] == most or not resource.file.startswith(WEIGHTS)))
     ]
+
+
+def _parts(words) -> tuple[str, list[str], list[str]]:
+    """Script ("" for the essence of a command line), command between it and "with", and entries and named configs."""
+    scripts = [re.fullmatch(r"(?:.*/)?(ex_\w+)(?:\.py)?", word) for word in words]
+    first = next((number for number, script in enumerate(scripts) if script), None)
+    script = "" if first is None else scripts[first][1]
+    if script and script not in ARCH_OF:
+        raise ValueError(f"unknown script '{script}', known: {', '.join(ARCH_OF)}")
+    rest = list(itertools.takewhile(lambda word: not SHELL.match(word), words[0 if first is None else first + 1 :]))
+    rest = [
+        word for before, word in zip(["", *rest], rest) if not word.startswith("-") and not VALUED.fullmatch(before)
+    ]
+    start = rest.index("with") if "with" in rest else len(rest)
+    command = [word for word in rest[:start] if script and "=" not in word and word != "main"]
+    return script, command, [word for word in rest if word != "with" and word not in command]
+
+
+def _require_known(arch):
+    """Raises ValueError for an architecture of neither the table nor the registry."""
+    if any(f"arch={arch}" in re.split(r"[\s;]+", resource.needed_by) for resource in table().values()):
+        return
+    import models  # slow, and only for those without published weights
+
+    models.get(arch)
 
 
 def _met(resource, given, naming) -> int:

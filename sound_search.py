@@ -13,7 +13,7 @@ import torch
 import models
 from data_util.streaming import find_audio, stream
 from helpers import qvim_submission, sound_server
-from helpers.files import replacing
+from helpers.files import AUDIO_SUFFIXES, replacing
 from helpers.ingredients import Section, plain
 from helpers.listening_page import listened, write_listening_page
 from helpers.local_server import serve as serve_pages
@@ -51,6 +51,7 @@ def encoders(config, build):
         config: of the run.
         build: callable (config) -> front end and :class:`models.retrieval.DualEncoder` with their weights.
     """
+    _require_weights(config)
     mel, dual = build(config)
     return {
         side: SoundEncoder(
@@ -70,6 +71,7 @@ def text_encoders(config, build):
         build: callable (config) -> front end, :class:`models.audio_text.AudioTextEncoder` with its weights, and
             sentence encoder.
     """
+    _require_weights(config)
     mel, model, sentences = build(config)
     parts = torch.nn.ModuleDict({"model": model, "sentences": sentences})  # queries depend on either
     entries, device = config["data"], _device(config)
@@ -92,8 +94,18 @@ def _device(config):
     return config["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def _require_weights(config):
+    if config["ckpt_path"]:
+        raise ValueError("ckpt_path is where a training or its test goes on, expected that file as pretrained_name")
+
+
 def _about(config):
     return {"arch": config["arch"], "weights": str(config["pretrained_name"])}
+
+
+def read_any(path, sample_rate):
+    """The blocks of a sound as :func:`data_util.streaming.stream` gives them, however short it is."""
+    return stream(path, sample_rate, short=True)
 
 
 def similarity_of(encoder, paths, batch_size):
@@ -108,7 +120,7 @@ def similarity_of(encoder, paths, batch_size):
 def first_samples(path, sample_rate, samples):
     """[samples] float32: the start of a recording, zeros behind its end."""
     taken, count = [], 0
-    for block in stream(path, sample_rate):
+    for block in read_any(path, sample_rate):
         taken.append(block)
         count += len(block)
         if count >= samples:
@@ -164,15 +176,23 @@ def write_submission(folder, root, both, batch_size):
 
 
 def query_of(text, encoders):
-    """The vector of a query: a recording, or a sentence where there is an encoder of texts and no such file.
+    """The vector of a query: a recording, or a sentence where there is an encoder of texts and it names no recording.
 
     Args:
         text: path or sentence.
         encoders: see :func:`encoders` and :func:`text_encoders`.
     """
-    if "text" in encoders and not os.path.isfile(text):
+    is_file = os.path.isfile(text) or os.path.splitext(text)[1].lower() in AUDIO_SUFFIXES
+    if "text" in encoders and not is_file:
         return Query(encoders["text"](text), ())
     return recording_query(text, encoders["imitation"], stream)
+
+
+def require_whole(entries):
+    """Raises ValueError where an entry, name -> value, is no whole number."""
+    for name, value in entries.items():
+        if type(value) is not int:
+            raise ValueError(f"{name} is {value!r}, expected a whole number")
 
 
 def add_search(ex, sections, made):
@@ -196,7 +216,7 @@ def add_search(ex, sections, made):
         if not sounds:
             raise ValueError("index.sounds is not set, expected the folder of the sounds")
         folder, root = config["index"]["folder"], Path(sounds).expanduser()
-        found = sections.index(folder, root, find_audio(root), both["reference"], stream)
+        found = sections.index(folder, root, find_audio(root), both["reference"], read_any)
         for path, reason in found["skipped"].items():
             log.warning("skipped: %s", reason if path in reason else f"{path}: {reason}")
         counts = f"{found['embedded']} new, {found['kept']} kept, {len(found['skipped'])} skipped"
@@ -205,6 +225,7 @@ def add_search(ex, sections, made):
     @ex.command(unobserved=True)
     def search(_config):
         """Ranks the sounds of an index for a query, a recording or a sentence; out=FILE.json keeps the result."""
+        require_whole({"top": _config["top"]})
         config, both = made(plain(_config))
         asked = "" if config["query"] is None else str(config["query"]).strip()
         if not asked:
@@ -224,6 +245,7 @@ def add_search(ex, sections, made):
     @ex.command(unobserved=True)
     def serve(_config):
         """Opens a web page on which one hums, writes or drops a file, and hears what is found."""
+        require_whole({f"serve.{name}": _config["serve"][name] for name in ("port", "top", "most")})
         config, both = made(plain(_config))
         limits = sections.serve(target=sound_server.Limits)
         app = sound_server.make_app(

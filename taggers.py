@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from data_util.class_tables import class_names
 from data_util.streaming import find_audio, stream
 from helpers import onnx_export, tagging_inference
 from helpers.checkpoints import config_of_run
+from helpers.inference import numbered
 from helpers.ingredients import plain
 from helpers.tagging_inference import Cut
 from helpers.tagging_report import costs_table
@@ -23,7 +24,7 @@ from helpers.tagging_runners import Member, make_runner
 from helpers.tagging_settings import content_of_run, with_settings_of_run
 from models.complexity import Complexity
 from models.complexity import complexity as costs
-from models.tagging import RUN_ENTRY, build_tagger, load_tagger, local_file, published_checkpoint
+from models.tagging import build_tagger, load_tagger, local_file, published_checkpoint
 from published import provide_weights
 
 log = logging.getLogger(__name__)
@@ -64,14 +65,7 @@ def named(config: Mapping, given: Collection[str]) -> list[dict]:
 
 
 def load_weights(tagger, arch, name):
-    """As :func:`models.tagging.load_tagger`, from the resources folder or, what is not there, from where it comes.
-
-    Raises:
-        ValueError: also for the file of a run whose network does not tag clips.
-    """
-    content = content_of_run(name)
-    if content and RUN_ENTRY not in content:
-        raise ValueError(f"{name} holds a frame-wise model of {strong_stage.DATASET}, expected a tagger")
+    """As :func:`models.tagging.load_tagger`, from the resources folder or, what is not there, from where it comes."""
     provide_weights(published_checkpoint(arch, name))
     return load_tagger(tagger, arch, name, configs.RESOURCES_PATH)
 
@@ -111,6 +105,19 @@ def load_all(config: Mapping, given: Collection[str]) -> list[Trained]:
     return [load(one, given) for one in named(config, given)]
 
 
+def require_classifiers(trained: Sequence[Trained]):
+    """Raises ValueError where weights say nothing about classes."""
+    for one in trained:
+        if not one.classifies:
+            raise ValueError(f"the weights of {one.member.name} know no classes: expected those of a trained tagger")
+
+
+def require_taggers(config: Mapping, command: str):
+    """Raises ValueError where frame-wise models are asked for, which a command does not know."""
+    if _with_dataset(config)["dataset"] == strong_stage.DATASET:
+        raise ValueError(f"{command} knows taggers only, not the frame-wise models of {strong_stage.DATASET}")
+
+
 def runner_of(config: Mapping, given: Collection[str], classify=False):
     """The network or ensemble of a command line as a function of waveforms.
 
@@ -129,9 +136,8 @@ def runner_of(config: Mapping, given: Collection[str], classify=False):
     """
     trained = load_all(config, given)
     first = trained[0]
-    for one in trained if classify else ():
-        if not one.classifies:
-            raise ValueError(f"the weights of {one.member.name} know no classes: expected those of a trained tagger")
+    if classify:
+        require_classifiers(trained)
     runner = make_runner(
         [one.member for one in trained], config["backend"], config["precision"],
         device=config["device"] or ("cuda" if torch.cuda.is_available() else "cpu"), onnx_folder=ONNX_FOLDER,
@@ -160,13 +166,20 @@ def cut_of(config: Mapping) -> Cut:
 
 
 def costs_of(config: Mapping, given: Collection[str]) -> dict[str, Complexity]:
-    """Costs by name of every network of a command line, for clips of ``data.clip_length`` seconds."""
+    """Costs by name of every network of a command line, for clips of ``data.clip_length`` seconds.
+
+    Raises:
+        ValueError: that is no length.
+    """
     found = {}
     for one in named(config, given):
         content = content_of_run(one["pretrained_name"])
         one = with_settings_of_run(one, set(given) - {"arch"}, content, models.sections())
         n_classes = len(content["classes"]) if content else None
-        found[one["arch"]] = costs(one["arch"], one, n_classes, one["pooling"], one["data"]["clip_length"])
+        seconds = one["data"]["clip_length"]
+        if not isinstance(seconds, int | float) or seconds <= 0:
+            raise ValueError(f"data.clip_length is {seconds!r}, expected the seconds of a clip, more than 0")
+        found[one["arch"]] = costs(one["arch"], one, n_classes, one["pooling"], seconds)
     return found
 
 
@@ -213,6 +226,7 @@ def add_commands(ex):
     def embed(_config):
         """Writes embeddings of recordings, and of their windows where window_size is set, to out=FILE.h5 or .npz."""
         config = plain(_config)
+        require_taggers(config, "embed")
         runner, _, _ = runner_of(config, ex.given)
         out = config["out"] or "embeddings.h5"
         tagging_inference.embed(
@@ -224,13 +238,18 @@ def add_commands(ex):
     def export(_config):
         """Writes networks as ONNX, waveforms in and logits out: out=FILE.onnx, or <name>.onnx."""
         config = plain(_config)
+        require_taggers(config, "export")
         if config["out"] and config["ensemble"]:
             raise ValueError("out is one file, but ensemble names several networks: leave out= away, or name one arch")
-        for trained in load_all(config, ex.given):
-            path = onnx_export.export(trained.member, config["out"] or f"{trained.member.name}.onnx", trained.classes)
+        trained = load_all(config, ex.given)
+        require_classifiers(trained)
+        for one, name in zip(trained, numbered(one.member.name for one in trained)):
+            path = onnx_export.export(one.member, config["out"] or f"{name}.onnx", one.classes)
             print(f"equal to PyTorch within {onnx_export.TOLERANCE}: {path}")
 
     @ex.command(unobserved=True)
     def complexity(_config):
         """Parameters, multiply-accumulates, peak memory and receptive field of arch, or of all networks of ensemble."""
-        rich.print(costs_table(costs_of(plain(_config), ex.given)))
+        config = plain(_config)
+        require_taggers(config, "complexity")
+        rich.print(costs_table(costs_of(config, ex.given)))

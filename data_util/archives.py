@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_util.errors import DataMissing
-from helpers.downloads import RETRIES, WAIT, fetch, locked, note_or_compare, require_checksum
+from helpers.downloads import RETRIES, WAIT, fetch, forget, locked, note_or_compare, require_checksum
 from helpers.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -28,12 +28,16 @@ class BadArchive(ValueError):
     """An archive cannot be unpacked, or would write where it must not."""
 
 
+class ByHand(BadArchive):
+    """An archive that may well be sound cannot be unpacked by this program as it is installed."""
+
+
 def unpack(archive, folder):
     """Unpacks a zip or 7z archive below ``folder``: all of it or nothing, and nothing elsewhere.
 
     Raises:
-        BadArchive: a member would land outside the folder or is a link; the archive is damaged or locked; or it is a 7z
-            and the package py7zr is not installed.
+        BadArchive: a member would land outside the folder or is a link, or the archive is damaged; :class:`ByHand`
+            where it is locked or packed in an unknown way, or is a 7z and the package py7zr is not installed.
     """
     archive, folder = Path(archive), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,8 +57,11 @@ def _extract(archive, staging):
         extract(archive, staging)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise BadArchive(f"{archive}: damaged ({error}), nothing was unpacked") from None
+    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        place = os.path.relpath(error.filename, staging)
+        raise BadArchive(f"{archive}: members clash at '{place}', a file and a folder; nothing was unpacked") from None
     except (NotImplementedError, RuntimeError) as error:
-        raise BadArchive(f"{archive}: {error}; nothing was unpacked, do it by hand") from None
+        raise ByHand(f"{archive}: {error}; nothing was unpacked, do it by hand") from None
 
 
 def _extract_zip(archive, staging):
@@ -96,7 +103,7 @@ def _extract_7z(archive, staging):
     try:
         import py7zr
     except ModuleNotFoundError:
-        raise BadArchive(f"{archive}: to unpack 7z, install the package py7zr") from None
+        raise ByHand(f"{archive}: to unpack 7z, install the package py7zr") from None
     try:
         with py7zr.SevenZipFile(archive) as content:
             for member in content.files:
@@ -104,6 +111,8 @@ def _extract_7z(archive, staging):
                 _require_harmless(archive, member.filename, special)
             logger.info("unpacking %s", archive)
             content.extractall(staging)
+    except py7zr.exceptions.PasswordRequired:
+        raise ByHand(f"{archive}: it needs a password; nothing was unpacked, do it by hand") from None
     except py7zr.exceptions.ArchiveError as error:
         raise BadArchive(f"{archive}: not readable as 7z ({error}), nothing was unpacked") from None
 
@@ -133,7 +142,7 @@ def provide(folder, address, holds, checksum=None, download=True, retries=RETRIE
 
     The SHA-256 of the first download is noted in ``downloads.json`` beside the folder, and that of any later one is
     compared with it. Of several processes one does the work and the others wait. A downloaded archive is removed when
-    it is unpacked, one that was there is kept.
+    it is unpacked, or turns out to be none, one that was there is kept.
 
     Args:
         folder: of the data set; what is there is left alone.
@@ -166,7 +175,14 @@ def provide(folder, address, holds, checksum=None, download=True, retries=RETRIE
         elif checksum:
             require_checksum(archive, checksum, archive)
         note_or_compare(archive, address, fetched)
-        _unpack_as(folder, archive, holds)
+        try:
+            _unpack_as(folder, archive, holds)
+        except ByHand:
+            raise
+        except BadArchive:
+            if fetched:
+                forget(archive)  # the next call would find it there
+            raise
         if fetched:
             archive.unlink()
 

@@ -20,7 +20,9 @@ An evaluation sample is a clip, without ``text``, ``text_embedding`` and ``capti
 ``pairs[index]`` or ``pairs[index, key]``, see :mod:`data_util.clips`; without a key nothing is random.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,17 +32,77 @@ from data_util.caption_text import normalised
 from data_util.captions import Captioned
 from data_util.clips import CROP, generator, index_and_key
 from data_util.curate import curated_caption
-from data_util.errors import TableError
+from data_util.errors import DataMissing, TableError
 from data_util.listings import read_csv
 from data_util.stand_ins import StandIns
 from data_util.tagging_clips import AudioFiles, read_clip
 from helpers.files import clip_id
+from helpers.text import quoted
+
+logger = logging.getLogger(__name__)
 
 CAPTION = 61  # stream of the draws of captions, beside those of data_util.clips
 CAPTIONS = ("all", "one")
 
 
+# -- what there is ----------------------------------------------------------------------------------------------------
+def existing_splits(find: Callable, wanted: Sequence[str], usual: Sequence[str]) -> list[str]:
+    """Splits that have a caption table.
+
+    Args:
+        find: split -> its table; raises DataMissing where there is none.
+        wanted: splits; those without a table are named in the log.
+        usual: further ones, that count if they have a table of their own.
+
+    Raises:
+        DataMissing: no split has one.
+    """
+    tables, failures = {}, []
+    for split in dict.fromkeys([*wanted, *usual]):
+        try:
+            table = find(split)
+        except DataMissing as error:
+            failures += [error] if split in wanted else []
+            continue
+        if split in wanted or table not in tables.values():
+            tables[split] = table
+    if not tables:
+        raise failures[0]
+    for error in failures:
+        logger.warning("%s", error)
+    return list(tables)
+
+
 # -- where the audio comes from ---------------------------------------------------------------------------------------
+def audio_of(rows: Sequence[Captioned], paths: Sequence, folder, on_missing_audio="raise") -> dict[str, str | None]:
+    """Paths of the audio files of clips.
+
+    Args:
+        rows: clips.
+        paths: of their audio files; None where there is none.
+        folder: where they were looked for, for the message.
+        on_missing_audio: "raise"; "skip" bears missing files unless all are; "keep" names them in the log.
+
+    Returns:
+        clip id -> path or None.
+
+    Raises:
+        DataMissing: audio is not there.
+    """
+    missing = [row.file for row, path in zip(rows, paths) if path is None]
+    if len(missing) < len(rows) or not rows:
+        message = f"{folder}: {len(missing)} of {len(rows)} audio files are not there: {quoted(missing)}"
+        hint = "; data.on_missing_audio=skip goes on without them"
+    else:
+        found = "none of the audio files is there" if Path(folder).is_dir() else "no such folder of audio"
+        message, hint = f"{folder}: {found}, expected {len(rows)} files: {quoted(missing)}", ""
+    if missing and on_missing_audio == "keep":
+        logger.warning("%s", message)
+    elif missing and (on_missing_audio == "raise" or len(missing) == len(rows)):
+        raise DataMissing(message + hint)
+    return {row.clip: path for row, path in zip(rows, paths)}
+
+
 class Waveforms:
     """Waveforms of audio files.
 

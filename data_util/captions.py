@@ -70,7 +70,7 @@ def read_captions(path, captions: int | None = None) -> list[Captioned]:
         raise TableError(f"{path}: not readable as UTF-8, first at byte {error.start}") from None
     if not rows:
         raise TableError(f"{path}: 0 clips, expected at least 1")
-    _check(path, rows, captions)
+    _check(rows, captions)
     return rows
 
 
@@ -86,19 +86,21 @@ def _read_table(path, captions):
     if "fname" in header or "raw_text" in header:
         rows = read_csv(path, ("fname", "raw_text"))
         return _grouped((row["fname"], row["raw_text"], row) for row in rows)
-    columns = _caption_columns(header, captions)
+    columns = _caption_columns(path, header, captions)
     rows = read_csv(path, ("file_name", *columns))
     if columns == ["caption"]:
         return _grouped((row["file_name"], row["caption"], row) for row in rows)
     return [Captioned(row["file_name"], tuple(row[name] for name in columns), row["where"]) for row in rows]
 
 
-def _caption_columns(header, captions):
+def _caption_columns(path, header, captions):
     """Names of the caption columns that a wide table has, or should have."""
     found = [name for name in header if _CAPTION.fullmatch(name)]
     if found == ["caption"]:
         return found
-    numbers = [int(name.partition("_")[2]) for name in found if name != "caption"]
+    if "caption" in found:
+        raise TableError(f"{path}: columns {', '.join(found)}, expected either caption or caption_1, caption_2, ...")
+    numbers = [int(name.partition("_")[2]) for name in found]
     return [f"caption_{number}" for number in range(1, max((captions or 1, *numbers)) + 1)]
 
 
@@ -133,8 +135,7 @@ def _entry(entry, where):
     return Captioned(str(file), tuple(captions), where)
 
 
-def _check(path, rows, captions):
-    first = {}
+def _check(rows, captions):
     for row in rows:
         if not row.clip.strip():
             raise TableError(f"{row.where}: no file name")
@@ -143,6 +144,13 @@ def _check(path, rows, captions):
                 raise TableError(f"{row.where}: caption {number} of '{row.file}' is empty")
         if captions is not None and len(row.captions) != captions:
             raise TableError(f"{row.where}: '{row.file}' has {len(row.captions)} captions, expected {captions}")
+    require_distinct(rows)
+
+
+def require_distinct(rows: Sequence[Captioned]):
+    """Raises TableError where two clips have the same id."""
+    first = {}
+    for row in rows:
         other = first.setdefault(row.clip, row)
         if other is not row:
             raise TableError(

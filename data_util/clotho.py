@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from data_util import synthetic
 from data_util.captioned_clips import AudioCaptions, Clips, Features, Waveforms, collate, read_relevance
-from data_util.captions import Captioned, match_audio, read_captions
+from data_util.captions import Captioned, match_audio, read_captions, require_distinct
 from data_util.curate import curate as curated
 from data_util.errors import BadAudio, DataMissing
 from data_util.feature_cache import CachedEmbeddings, CachedFeatures
@@ -95,7 +95,9 @@ def read_collection(dataset, split: str, text_data=None, curate=False, on_missin
         TableError: see :func:`data_util.captions.read_captions`.
     """
     rows = read_captions(find_table(dataset, split, text_data))
-    rows = synthetic.without_generated(curated(rows) if curate else rows)
+    if curate:
+        rows = curated(rows)
+        require_distinct(rows)
     folder = audio_folder(dataset, split)
     paths = match_audio(rows, folder)
     found = Collection(tuple(rows), tuple(paths), tuple(rows))
@@ -145,7 +147,8 @@ def training_set(
         captions: "all" captions of all clips in an epoch, as in 2023, or "one" of each clip, as in 2024.
         sample_rate: Hz of waveforms.
         clip_length: seconds that are taken of longer clips, at random; None: all.
-        synthetic_audio: folder of generated audio, see :func:`data_util.synthetic.find_generated`; None: none.
+        synthetic_audio: folder of generated audio, see :func:`data_util.synthetic.find_generated`; None: none but
+            what the table lists.
         replication_factor: generated clips for each original, 1 to 5.
         synthetic_seed: of their draws.
         originals: whether there are originals beside generated clips.
@@ -190,6 +193,8 @@ def training_clips(
         DataMissing, ValueError: as there.
     """
     rows, paths = list(found.rows), list(found.paths)
+    if synthetic_audio is not None:
+        rows, paths = synthetic.without_generated(rows, paths)
     if chunk is not None:
         rows, paths = (synthetic.chunk(values, chunk, chunks) for values in (rows, paths))
     if synthetic_audio is None:

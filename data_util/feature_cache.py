@@ -23,6 +23,7 @@ from data_util.audio import crop_start, read
 from data_util.cache_parts import Parts, in_pool, require_settings, write_part
 from data_util.errors import BadAudio, TableError
 from data_util.hdf5_audio import Hdf5File
+from helpers.downloads import locked
 from helpers.predictions import SETTINGS, canonical, digest
 from helpers.text import quoted
 
@@ -59,7 +60,7 @@ def cache_path(folder, name: str, settings: Mapping) -> str:
 # -- features ---------------------------------------------------------------------------------------------------------
 def build_features(
     path,
-    clips: Mapping[str, str],
+    clips: Mapping[str, str | None],
     features: Callable[[np.ndarray], np.ndarray],
     sample_rate: int,
     settings: Mapping,
@@ -71,7 +72,7 @@ def build_features(
 
     Args:
         path: of the HDF5 file.
-        clips: id -> path of the audio file.
+        clips: id -> path of the audio file; None where there is none: features from when there was one are removed.
         features: waveform [samples] float32 -> [frames, bands]; called in several threads at once, or, in
             ``processes``, pickled.
         sample_rate: Hz, that ``features`` expects; files of other rates are resampled.
@@ -90,11 +91,11 @@ def build_features(
     store = Parts(path, {**settings, "sample_rate": sample_rate, "dtype": dtype})
     with store.locked():
         there = store.stamps()
-        stamps = {clip: _stamp(file) for clip, file in clips.items()}
+        stamps = {clip: _stamp(file) for clip, file in clips.items() if file is not None}
         fresh = {clip for clip, stamp in stamps.items() if stamp is not None and there.get(clip) == stamp}
         done = {clip for clip, stamp in store.done().items() if stamp is not None and stamps.get(clip) == stamp}
         done -= fresh
-        todo = [(clip, clips[clip], stamps[clip]) for clip in clips if clip not in fresh and clip not in done]
+        todo = [(clip, clips[clip], stamps[clip]) for clip in stamps if clip not in fresh and clip not in done]
         jobs = [(store.folder, todo[start : start + CLIPS_PER_PART]) for start in range(0, len(todo), CLIPS_PER_PART)]
         unreadable: dict[str, str] = {}
         shared = (features, sample_rate, dtype)
@@ -103,15 +104,36 @@ def build_features(
         added = len(done) + len(todo) - len(unreadable)
         if unreadable:
             reasons = "; ".join(f"{clip} ({reason})" for clip, reason in unreadable.items())
-            logger.warning("%d of %d clips are not in %s: %s", len(unreadable), len(clips), path, reasons)
+            logger.warning("%d of %d clips are not in %s: %s", len(unreadable), len(stamps), path, reasons)
         if unreadable and not added and not fresh:
-            raise ValueError(f"none of {len(clips)} clips can be read: {next(iter(unreadable.values()))}")
-        stale = [clip for clip in unreadable if clip in there]
-        if added or stale:
+            raise ValueError(f"none of {len(stamps)} clips can be read: {next(iter(unreadable.values()))}")
+        stale = unreadable.keys() | (clips.keys() - stamps.keys())
+        if added or stale & there.keys():
             store.finish(partial(_write_features, stale=stale))
         else:
             store.clear()
         return Built(str(path), added, len(fresh), unreadable)
+
+
+def complete_features(folder, clips: Mapping[str, Mapping[str, str | None]], features, sample_rate, settings) -> str:
+    """Completes the features of several splits; other processes that want the same file wait.
+
+    Args:
+        folder: of the files ``{split}_audio_logmels.<digest of the settings>.hdf5``.
+        clips: split -> clips, see :func:`build_features`. A split without any audio is left as it is.
+        features, sample_rate, settings: see there. The settings also tell the folders of the audio: clips of other
+            audio may have the same ids.
+
+    Returns:
+        absolute path of the files, with ``{split}``.
+    """
+    path = cache_path(folder, "{split}_audio_logmels", settings)
+    for split, files in clips.items():
+        file = Path(path.replace("{split}", split))
+        if any(files.values()):
+            with locked(file):
+                build_features(file, files, features, sample_rate, settings)
+    return str(Path(path).resolve())
 
 
 def _make_part(shared, job):
@@ -134,12 +156,14 @@ def _make_part(shared, job):
     return failed
 
 
-def _write_features(file, parts, stale=()):
+def _write_features(file, parts, stale):
     """Adds what was computed, and removes what was there of files that cannot be read any more."""
-    for clip in stale:
+    for clip in stale & file.keys():
         del file[clip]
     for entries, arrays in parts:
         for number, (clip, stamp, seconds) in enumerate(entries):
+            if clip in stale:
+                continue
             if clip in file:
                 del file[clip]
             values = file.create_dataset(clip, data=arrays[str(number)], track_times=False)
@@ -210,7 +234,7 @@ class CachedFeatures:
                 frames = min(total, max(1, round(total * seconds / length)))
             start = crop_start(total, frames, rng)
             return stored[start : start + frames].astype(np.float32, copy=False)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, KeyError) as error:  # no such key: another process removed it meanwhile
             raise BadAudio(f"{self.file.path}, clip '{clip}': {str(error).splitlines()[0]}") from None
 
 
@@ -251,6 +275,18 @@ def build_embeddings(
         else:
             store.clear()
         return Built(str(path), len(unique) - kept, kept)
+
+
+def complete_embeddings(folder, sentences: Sequence[str], embed: Callable, settings: Mapping) -> str:
+    """Completes ``<folder>/captions.<digest of the settings>.hdf5``, see :func:`build_embeddings`; others wait.
+
+    Returns:
+        absolute path of the file.
+    """
+    path = Path(cache_path(folder, "captions", settings))
+    with locked(path):
+        build_embeddings(path, sentences, embed, settings)
+    return str(path.resolve())
 
 
 def _write_embeddings(file, parts):

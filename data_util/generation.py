@@ -118,20 +118,30 @@ def wanted_clips(
     rows: Sequence[Captioned], folder, clip_seed=SEED, split="development", columns=None
 ) -> Iterator[tuple[Path, Wanted]]:
     """Folder and clip of every caption. Arguments and errors as of :func:`generate`."""
-    chosen = COLUMNS if columns is None else tuple(columns)
-    most = max((len(row.captions) for row in rows), default=0)
-    if not rows or not chosen:
-        raise DataMissing("0 captions to generate audio of, expected at least 1")
-    wrong = [column for column in chosen if column not in COLUMNS or (columns is not None and column > most)]
-    if wrong:
-        last = min(most, COLUMNS[-1])
-        raise ValueError(f"generator.columns has {wrong[0]}, expected numbers of captions, 1 to {last}")
-    for column in chosen:
+    for column in chosen_columns(rows, columns):
         place = Path(str(folder).replace("{column}", str(column))).expanduser() / split
         for row in rows:
             if column <= len(row.captions):
                 name = generated_name(row.file, column)
                 yield place, Wanted(name, row.captions[column - 1], _own_seed(clip_seed, name))
+
+
+def chosen_columns(rows: Sequence[Captioned], columns=None) -> tuple[int, ...]:
+    """Numbers of the captions that ``generator.columns`` means: one, several, or all for None.
+
+    Raises:
+        DataMissing: there are no captions.
+        ValueError: no clip has such a caption.
+    """
+    most = min(max((len(row.captions) for row in rows), default=0), COLUMNS[-1])
+    given = [columns] if isinstance(columns, int | float | str) else columns
+    chosen = COLUMNS[:most] if given is None else tuple(given)
+    if not chosen:
+        raise DataMissing("0 captions to generate audio of, expected at least 1")
+    wrong = [column for column in chosen if column not in COLUMNS[:most]]
+    if wrong:
+        raise ValueError(f"generator.columns has {wrong[0]!r}, expected numbers of captions, 1 to {most}")
+    return chosen
 
 
 def _own_seed(seed, name):

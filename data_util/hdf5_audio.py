@@ -22,7 +22,7 @@ ENTRIES = ("audio_name", "mp3", "target")
 
 
 class Hdf5File:
-    """Entries of an HDF5 file, which every process opens for itself, once.
+    """Entries of an HDF5 file, which every process opens for itself, once: one that replaces it later is not read.
 
     Args:
         path: of the file.
@@ -34,18 +34,20 @@ class Hdf5File:
 
     def __init__(self, path):
         self.path = str(path)
-        self._entries, self._process = {}, None
+        self._file, self._entries, self._process = None, {}, None
 
     def __getitem__(self, name):
         # A handle that was opened before a fork must not be used after it.
         if self._process != os.getpid():
-            self._entries, self._process = {}, os.getpid()
+            self._file, self._entries, self._process = None, {}, os.getpid()
+        if self._file is None:
+            self._file = self.open()
         if name not in self._entries:
-            self._entries[name] = self.open()[name]
+            self._entries[name] = self._file[name]
         return self._entries[name]
 
     def open(self):
-        """The opened ``h5py.File``; entries that are kept keep it open."""
+        """The ``h5py.File``, opened anew."""
         import h5py
 
         if not os.path.isfile(self.path):
@@ -56,7 +58,7 @@ class Hdf5File:
             raise TableError(f"{self.path}: not readable as HDF5 ({str(error).splitlines()[0]})") from None
 
     def __getstate__(self):
-        return {"path": self.path, "_entries": {}, "_process": None}
+        return {"path": self.path, "_file": None, "_entries": {}, "_process": None}
 
 
 class Hdf5Audio:

@@ -6,6 +6,7 @@ packer packs, and what is read where nothing is packed. Parts whose table is not
 
 import csv
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +58,11 @@ def read_csv(path, columns, delimiter=","):
 
     Raises:
         DataMissing: no such file.
-        TableError: a column is missing, or a row has another number of fields than the header.
+        TableError: a column is missing, a row has another number of fields than the header, or the text is not UTF-8.
     """
     if not os.path.isfile(path):
         raise DataMissing(f"no table {path}")
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    with _text(path, "utf-8-sig") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
         found = reader.fieldnames or []
         missing = [column for column in columns if column not in found]
@@ -78,6 +79,17 @@ def read_csv(path, columns, delimiter=","):
                 )
             rows.append({**row, "where": f"{path}, line {reader.line_num}"})
     return rows
+
+
+@contextmanager
+def _text(path, encoding="utf-8"):
+    """A text file whose bytes that are none raise a TableError."""
+    with open(path, newline="", encoding=encoding) as file:
+        try:
+            yield file
+        except UnicodeDecodeError as error:
+            byte = f"byte {error.object[error.start]:#04x}"
+            raise TableError(f"{path}: {byte} is not UTF-8, expected a table of that encoding") from None
 
 
 def class_numbers(rows, labels, classes):
@@ -129,7 +141,7 @@ def _segments(path):
     """YouTube ids and class numbers of a segment table, whose header and settings stand in comments."""
     index = {mid: number for number, mid in enumerate(audioset_ids())}
     ids, labels = [], []
-    with open(path, newline="", encoding="utf-8") as file:
+    with _text(path) as file:
         for line, row in enumerate(csv.reader(file, skipinitialspace=True), start=1):
             if not row or row[0].startswith("#"):
                 continue
@@ -224,6 +236,7 @@ def _number(row, column):
 
 
 ESC50_FOLDS = 5
+FOLDS = [str(fold) for fold in range(1, ESC50_FOLDS + 1)]
 
 
 def esc50(root, sample_rate=32000):
@@ -238,7 +251,7 @@ def esc50(root, sample_rate=32000):
     index = {name: number for number, name in enumerate(classes)}
     for row in rows:
         number = class_numbers([row], [[row["category"]]], classes)[0][0]
-        if row["target"] != str(number) or not row["fold"].isdigit():
+        if row["target"] != str(number) or row["fold"] not in FOLDS:
             raise TableError(
                 f"{row['where']}: target {row['target']} and fold {row['fold']}, "
                 f"expected {number} for '{row['category']}' and 1 to {ESC50_FOLDS}"

@@ -120,7 +120,5 @@ def load_responses(folder, sample_rate):
     folder = Path(folder).expanduser() if folder else None
     files = sorted(folder.rglob("*.wav")) if folder else []
     if not files:
-        raise DataMissing(
-            f"training.dir_p > 0 needs impulse responses: training.dir_folder = {folder}, 0 wav files found there"
-        )
+        raise DataMissing(f"dir_p > 0 needs impulse responses: dir_folder = {folder}, 0 wav files found there")
     return [torch.from_numpy(read(path, sample_rate, resample=True)) for path in files]

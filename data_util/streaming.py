@@ -9,7 +9,7 @@ import soundfile
 import soxr
 
 # Shared with the reading of whole files: what counts as broken must not depend on how a file is read.
-from data_util.audio import check_length, promised_samples, reason_of, require_finite, to_mono
+from data_util.audio import MIN_SECONDS, check_length, promised_samples, reason_of, require_finite, to_mono
 from data_util.errors import BadAudio, DataMissing
 from data_util.recordings import audio_files
 
@@ -27,7 +27,7 @@ class _Sequential(soundfile.SoundFile):
 
 
 def stream(
-    path, sample_rate: int | None = None, channel="mean", seconds: float = BLOCK_SECONDS
+    path, sample_rate: int | None = None, channel="mean", seconds: float = BLOCK_SECONDS, short: bool = False
 ) -> Iterator[np.ndarray]:
     """The samples that :func:`data_util.audio.read` gives, in blocks.
 
@@ -38,14 +38,15 @@ def stream(
         sample_rate: Hz; None takes the file's own.
         channel: "mean" of all channels, or the number of one.
         seconds: length of a block.
+        short: whether a whole file of less than 0.1 s, such as the tick of a clock, is a sound like others.
 
     Yields:
         [samples] float32; the first and the last block may have other lengths than the rest.
 
     Raises:
         FileNotFoundError: no such file.
-        BadAudio: it cannot be decoded, ends before its header says, is shorter than 0.1 s, or holds values that are no
-            finite numbers; that may show only after some blocks.
+        BadAudio: it cannot be decoded, ends before its header says, is shorter than 0.1 s (with ``short``: empty), or
+            holds values that are no finite numbers; that may show only after some blocks.
         ValueError: there is no such channel.
     """
     if not Path(path).is_file():
@@ -53,7 +54,7 @@ def stream(
     try:
         with _Sequential(path) as file:
             rate, expected = file.samplerate, promised_samples(file)
-            check_length(path, file.frames, rate, expected)
+            _check(path, file.frames, rate, expected, short)
             resampler = None
             if sample_rate not in (None, rate):
                 resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
@@ -62,11 +63,16 @@ def stream(
                 total += len(block)
                 mono = to_mono(path, require_finite(path, block), channel)
                 yield mono if resampler is None else resampler.resample_chunk(mono)
-            check_length(path, total, rate, expected)
+            _check(path, total, rate, expected, short)
             if resampler is not None:
                 yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
     except soundfile.SoundFileError as error:
         raise BadAudio(f"{path}: not readable as audio ({reason_of(error)})") from None
+
+
+def _check(path, samples, rate, expected, short):
+    if not (short and 0 < expected == samples < MIN_SECONDS * rate):
+        check_length(path, samples, rate, expected)
 
 
 def find_audio(paths: str | os.PathLike | Iterable) -> list[Path]:

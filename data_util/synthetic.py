@@ -52,9 +52,17 @@ def generated_name(file: str, column: int) -> str:
     return f"{clip_id(file)}_cap_{column}.wav"
 
 
-def without_generated(rows: Sequence[Captioned]) -> list[Captioned]:
-    """The originals of a table that lists generated clips, too."""
-    return [row for row in rows if not _GENERATED.search(row.clip)]
+def without_generated(rows: Sequence[Captioned], paths: Sequence) -> tuple[list[Captioned], list]:
+    """Clips, with the paths of their audio, but for those that were generated from another one of them."""
+    clips = {row.clip for row in rows}
+    originals = [
+        (row, path)
+        for row, path in zip(rows, paths)
+        if not (found := _GENERATED.search(row.clip)) or row.clip[: found.start()] not in clips
+    ]
+    if len(originals) < len(rows):
+        logger.info("%d of %d clips were generated, their originals are taken", len(rows) - len(originals), len(rows))
+    return [row for row, _ in originals], [path for _, path in originals]
 
 
 def find_generated(rows: Sequence[Captioned], folder, split="development") -> list[dict[int, str]]:
@@ -67,7 +75,7 @@ def find_generated(rows: Sequence[Captioned], folder, split="development") -> li
         split: see there.
 
     Returns:
-        for each clip, number of a caption -> path.
+        for each clip, number of one of its captions -> path.
 
     Raises:
         DataMissing: there is no such folder.
@@ -79,8 +87,8 @@ def find_generated(rows: Sequence[Captioned], folder, split="development") -> li
     for column, path in folders.items():
         names = [Captioned(generated_name(row.file, column), ()) for row in rows]
         for place in (path, path / split):
-            for own, file in zip(found, match_audio(names, place)):
-                if file is not None:
+            for row, own, file in zip(rows, found, match_audio(names, place)):
+                if file is not None and column <= len(row.captions):
                     own.setdefault(column, file)
     return found
 

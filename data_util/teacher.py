@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pickle
+from collections import Counter
 
 import numpy as np
 
@@ -64,11 +65,14 @@ class TeacherLogits:
 
         Names may have a folder, an audio suffix and, before a YouTube id, a "Y", as in AudioSet. Frame-wise, the file
         may also have the latter as the published code shortens them: without any of the letters ".mp3" at the end.
+        Where clips of several folders are called alike, the file must name them with their folders.
 
         Raises:
             ValueError: it knows none of them.
+            TableError: clips of several folders would share a row.
         """
         rows = np.array([self._row(name) for name in names], dtype=np.int64)
+        self._require_apart(names, rows)
         unknown = int((rows < 0).sum())
         if unknown == len(rows):
             raise ValueError(f"{self.path}: no logits for any of the {len(rows)} clips, the first is {names[0]}")
@@ -84,9 +88,17 @@ class TeacherLogits:
         # A memory map would travel to other processes as a copy of all it holds; rows are known by then.
         return {**self.__dict__, "_memory": None, "_rows": {}}
 
+    def _require_apart(self, names, rows):
+        first = {}
+        for name, row in zip(names, rows.tolist()):
+            other = first.setdefault((row, clip_id(name)), name)
+            if row >= 0 and other != name:
+                raise TableError(f"{self.path}: row {row} is both {other} and {name}, expected both with their folders")
+
     def _row(self, name):
         stem = clip_id(name)
-        candidates = [name, stem]
+        places = str(name).replace("\\", "/").split("/")
+        candidates = [name, *("/".join(places[first:]) for first in range(1, len(places))), stem]
         if stem.startswith("Y") and len(stem) == YOUTUBE_ID + 1:
             candidates.append(stem[1:])
             if self.entry == "strong_logits":
@@ -119,11 +131,14 @@ def _entry(file, name, logits):
 
 
 def _filenames(file, logits):
+    """{name: row}, of whole names, and of bare ones that are there once."""
     names = _entry(file, "filenames", logits).asstr()[:]
-    rows = {clip_id(name): row for row, name in enumerate(names)}
+    rows = {name: row for row, name in enumerate(names)}
     if len(rows) < len(names):
         raise TableError(f"{file.path}: {len(names) - len(rows)} file names are there twice")
-    return rows
+    bare = [clip_id(name) for name in names]
+    count = Counter(bare)
+    return {**{name: row for row, name in enumerate(bare) if count[name] == 1}, **rows}
 
 
 def _read_index(path):

@@ -78,10 +78,13 @@ LEFT_OUT = {
 }
 # Parameters of the published sweeps -> our entries, see helpers.sweep_space.from_wandb.
 SWEPT = {
-    key.replace(".", "-"): list(entries)
-    for key, entries in ENTRIES.items()
-    if key.startswith((AUDIO, "criteria.", "AdamOptimizer."))
-} | {f"{AUDIO}.conv_fine_tune_from".replace(".", "-"): "model.freeze", f"{TEXT}.fc_units".replace(".", "-"): None}
+    key.replace(".", "-"): entries
+    for key, entries in (
+        *((key, list(entries)) for key, entries in ENTRIES.items()),
+        (f"{AUDIO}.conv_fine_tune_from", "model.freeze"),
+        (f"{TEXT}.fc_units", None),
+    )
+}
 
 
 def is_published(content) -> bool:
@@ -167,6 +170,9 @@ def sweep_space(space):
     if isinstance(space, str) and space.endswith((".yaml", ".yml")) and os.path.isfile(space):
         content = read_yaml(space)
         if isinstance(content, Mapping) and isinstance(content.get("parameters"), Mapping):
+            for key in content.keys() - {"parameters", "name", "description"}:
+                hint = "the section sweep has metric, direction and sampler"
+                log.warning("%s: %s: %s is left out; %s", space, key, content[key], hint)
             space = from_wandb(content["parameters"], SWEPT)
             if "model.freeze" in space:
                 space["model.freeze"]["choices"] = [_groups(choice) for choice in space["model.freeze"]["choices"]]

@@ -121,13 +121,14 @@ def hardest(found: Retrieved, count: int = HARDEST) -> list[tuple[str, ...]]:
 
 def hardest_table(found: Retrieved, count: int = 10):
     """The same as a ``rich.table.Table`` for ``rich.print``."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="hardest queries", title_justify="left")
     for head in ("rank", "caption", "right", "retrieved"):
         table.add_column(head, justify="right" if head == "rank" else "left", overflow="fold")
     for _, caption, rank, _, right, retrieved in hardest(found, count):
-        table.add_row(rank, caption, right, retrieved)
+        table.add_row(rank, *map(escape, (caption, right, retrieved)))
     return table
 
 

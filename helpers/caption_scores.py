@@ -257,7 +257,10 @@ def ensemble(
         raise ValueError("0 score files, expected at least 1")
     if normalise not in NORMALISATIONS:
         raise ValueError(f"normalise is {normalise!r}, expected one of {', '.join(NORMALISATIONS)}")
-    weights = np.ones(len(members)) if weights is None else np.asarray(weights, dtype=np.float64)
+    try:
+        weights = np.ones(len(members)) if weights is None else np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"weights are {weights!r}, expected numbers") from None
     if weights.shape != (len(members),) or not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
         raise ValueError(f"weights are {weights.tolist()}, expected one per score file ({len(members)}), none below 0")
     first, total = members[0], np.zeros(members[0].scores.shape)

@@ -8,6 +8,7 @@ import importlib.util
 import itertools
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -206,3 +207,7 @@ def check_paths(what, paths, mend) -> Check:
 
 def _first_line(error):
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+if __name__ == "__main__":  # the command under the name of this module
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "doctor.py"), run_name="__main__")

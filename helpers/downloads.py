@@ -4,6 +4,7 @@ A file under its final name is always complete: what has come so far is called `
 it of what it is a part of, and is continued (RFC 9110, sections 13.1.5 and 14) if the server still has the same file.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import http.client
@@ -14,7 +15,6 @@ import re
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -179,10 +179,11 @@ def digest(path, kind="sha256"):
     return f"{kind}:{found.hexdigest()}"
 
 
-def require_checksum(path, checksum, source):
+def require_checksum(path, checksum, source, mend="the file is not used"):
     """Compares a file's checksum with "sha256:<hex digits>", "md5:...", or hex digits alone.
 
-    With the kind in front of them, the first eight digits or more will do: some file names hold these.
+    With the kind in front of them, the first eight digits or more will do: some file names hold these. ``source`` and
+    ``mend`` are the beginning and the end of the error.
 
     Raises:
         ValueError: it has another one, or the expected one cannot be understood.
@@ -193,7 +194,40 @@ def require_checksum(path, checksum, source):
         raise ValueError(f"checksum '{checksum}': expected sha256:<64 hex digits> or md5:<32 hex digits>")
     found = digest(path, kind)
     if not found.startswith(f"{kind}:{digits}"):
-        raise ValueError(f"{source}: checksum {found}, expected {kind}:{digits}; the file is not used")
+        raise ValueError(f"{source}: checksum {found}, expected {kind}:{digits}; {mend}")
+
+
+def _noted(record) -> dict:
+    """File name -> address, checksum and bytes of all downloads that a ``downloads.json`` holds.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return json.loads(record.read_text()) if record.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{record}: no JSON ({error}), remove it to have downloads noted anew") from None
+
+
+def expected_size(path, size=None) -> int | None:
+    """Bytes that a file should have: those that are known, else those noted at its download; None: not known."""
+    path = Path(path)
+    return size if size is not None else _noted(path.parent / RECORD).get(path.name, {}).get("bytes")
+
+
+def require_right(path, checksum=None, size=None):
+    """Compares a file that is there with what is known of it, or was noted at its download.
+
+    Raises:
+        ValueError: another size or checksum; the file stays.
+    """
+    mend = "remove it, and the next call fetches it"
+    expected, found = expected_size(path, size), path.stat().st_size
+    if expected not in (None, found):
+        noted = "" if size is not None else f" as noted in {path.parent / RECORD}"
+        raise ValueError(f"{path}: {found} bytes, expected {expected}{noted}; {mend}")
+    if checksum:
+        require_checksum(path, checksum, path, mend)
 
 
 def note_or_compare(path, address, fetched=True):
@@ -209,7 +243,7 @@ def note_or_compare(path, address, fetched=True):
     """
     record, found = path.parent / RECORD, digest(path)
     with locked(record):
-        known = json.loads(record.read_text()) if record.is_file() else {}
+        known = _noted(record)
         if path.name not in known:
             known[path.name] = {"address": address, "checksum": found, "bytes": path.stat().st_size}
             with replacing(record) as temporary:
@@ -227,13 +261,13 @@ def forget(path):
     record = path.parent / RECORD
     path.unlink(missing_ok=True)
     with locked(record):
-        known = json.loads(record.read_text()) if record.is_file() else {}
+        known = _noted(record)
         if known.pop(path.name, None) is not None:
             with replacing(record) as temporary:
                 temporary.write_text(json.dumps(known, indent=1))
 
 
-@contextmanager
+@contextlib.contextmanager
 def locked(path):
     """One process at a time; whoever waited finds the work done, or does it."""
     lock = path.parent / f".{path.name}.lock"
@@ -252,18 +286,22 @@ def locked(path):
 
 
 def provide(path, address, checksum=None, size=None):
-    """Makes sure that a file is there, if need be by download; of several processes one fetches it.
+    """Makes sure that the right file is there, if need be by download; of several processes one fetches it.
 
     Args:
         path, address, checksum, size: see :func:`fetch`; a first download is noted, and later ones must be the same.
 
+    Returns:
+        Whether it was fetched; else it was there, and is compared with what is known of it.
+
     Raises:
-        OSError, ValueError: as :func:`fetch` and :func:`note_or_compare`.
+        OSError, ValueError: as :func:`fetch`, :func:`note_or_compare` and :func:`require_right`.
     """
     path = Path(path)
-    if path.is_file():
-        return
-    with locked(path):
-        if not path.is_file():
-            fetch(address, path, checksum, size=size)
-            note_or_compare(path, address)
+    with contextlib.nullcontext() if path.is_file() else locked(path):
+        if path.is_file():
+            require_right(path, checksum, size)
+            return False
+        fetch(address, path, checksum, size=size)
+        note_or_compare(path, address)
+        return True

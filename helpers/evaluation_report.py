@@ -102,9 +102,10 @@ def evaluation_table(rows: Iterable[Row], title: str = "evaluation"):
     Returns:
         a ``rich.table.Table`` for ``rich.print``.
     """
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for head in HEADS:
         table.add_column(head, justify="right" if head in ("value", "95 % interval") else "left")
     dataset = None
@@ -112,7 +113,7 @@ def evaluation_table(rows: Iterable[Row], title: str = "evaluation"):
         if dataset not in (None, row.dataset):
             table.add_section()
         dataset = row.dataset
-        table.add_row(*row.cells())
+        table.add_row(*map(escape, row.cells()))
     return table
 
 

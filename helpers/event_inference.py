@@ -11,9 +11,9 @@ import numpy as np
 from helpers.event_decoding import close_gaps, cross_fade, find_runs, in_seconds, running_median, select
 from helpers.event_files import TABLES, Detected, table, write_events, write_labels
 from helpers.files import replacing
-from helpers.inference import Recording, Skipped, process, run, unique_names
+from helpers.inference import Recording, Skipped, process, require_batch_size, run, unique_names
 from helpers.result_files import Hdf5Arrays, Unfinished, require_suffix
-from helpers.windows import Window, sliding
+from helpers.windows import Window, require_seconds, sliding
 
 THRESHOLDS = (0.1, 0.2, 0.5)
 
@@ -79,12 +79,13 @@ class Detection:
         if (samples := _samples(size, runner)) < runner.min_samples:
             shortest = runner.min_samples / runner.sample_rate
             found = f"{samples / runner.sample_rate:g} s"
-            raise ValueError(f"window_size is {found}, expected at least the {shortest:g} s that the front end needs")
+            raise ValueError(f"window_size is {found}, expected at least the {shortest:g} s that the network needs")
         if not isinstance(self.median_window, int) or self.median_window < 1:
             raise ValueError(f"median_window is {self.median_window!r}, expected a whole number of frames from 1 on")
         for name in ("min_gap", "min_duration"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)} s, expected 0 or more")
+            value = getattr(self, name)
+            if not (isinstance(value, float | int) and value >= 0):
+                raise ValueError(f"{name} is {value} s, expected 0 or more")
 
     def windows(self, blocks: Iterable[np.ndarray], runner) -> Iterator[Window]:
         """Windows of a recording at the sample rate of the runner."""
@@ -92,6 +93,7 @@ class Detection:
 
 
 def _whole_frames(seconds, frame_seconds, name):
+    require_seconds(seconds, name)
     frames = round(seconds / frame_seconds)
     if frames < 1 or abs(frames * frame_seconds - seconds) > 1e-6:
         raise ValueError(f"{name} is {seconds} s, expected a multiple of the {frame_seconds:g} s of a frame")
@@ -132,6 +134,7 @@ def detect_recordings(
     Raises:
         ValueError: impossible settings, or the network refuses the length of the windows.
     """
+    require_batch_size(batch_size)
     settings.require(runner)
 
     def make(recording, outputs) -> Detected:

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from helpers.tagging_runners import Member, Runner, fingerprint, require_precision
+from helpers.tagging_runners import Member, Runner, fewest_samples, fingerprint, require_precision, usable_device
 
 WINDOW_SECONDS = 10.0  # to which the number of frames of a model refers
 
@@ -26,14 +26,14 @@ class FrameRunner(Runner):
         further ones as of :class:`helpers.tagging_runners.Runner`.
 
     Raises:
-        ValueError: unknown precision, or a model without heads.
+        ValueError: unknown precision, a device that is not there, or a model without heads.
     """
 
     def __init__(self, member: Member, sample_rate=None, workers=1, precision="f32", device="cpu"):
         require_precision(precision)
         if member.net.strong_head is None:
             raise ValueError(f"{member.name} has head_type=None, expected a model with a head for sound events")
-        self.device, self.reduced = torch.device(device), precision == "bf16"
+        self.device, self.reduced = usable_device(device), precision == "bf16"
         super().__init__(workers if self.device.type == "cpu" else 1)
         mel, net = member.mel.eval().to(self.device), member.net.eval().to(self.device)
         self.identity = f"{type(self).__name__} {precision} {member.name} {fingerprint(mel, net)}"
@@ -43,7 +43,7 @@ class FrameRunner(Runner):
         if hasattr(mel, "per_clip_range"):
             mel.per_clip_range = True  # what a clip gets must not depend on its neighbours
         self.n_classes, self.embed_dim = net.strong_head.out_features, net.weak_head.out_features
-        self.min_samples = -(-mel.min_samples * self.sample_rate // mel.sample_rate)
+        self.min_samples = -(-fewest_samples(mel, net) * self.sample_rate // mel.sample_rate)
         self.window_seconds, self.frame_seconds = WINDOW_SECONDS, WINDOW_SECONDS / net.seq_len
 
     def submit(self, waveforms):

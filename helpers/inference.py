@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import queue
 import threading
 from collections import deque
@@ -161,12 +162,33 @@ def ahead(items: Iterable) -> Iterator:
 
 def unique_names(paths: Iterable) -> dict[str, str]:
     """Path -> a name of its own: the file's, numbered where several files are called alike."""
-    names, used = {}, {}
-    for path in map(str, paths):
-        stem = clip_id(path)
-        used[stem] = used.get(stem, 0) + 1
-        names[path] = stem if used[stem] == 1 else f"{stem}-{used[stem]}"
-    return names
+    paths = list(map(str, paths))
+    return dict(zip(paths, numbered(map(clip_id, paths))))
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """The same names, those that are there already with a number: ``a, a, a-2`` become ``a, a-3, a-2``."""
+    names = list(names)
+    taken, found, counts = set(names), [], {}
+    for name in names:
+        number, own = counts.get(name, 1), name
+        while number > 1 and (own := f"{name}-{number}") in taken:
+            number += 1
+        counts[name] = number + 1
+        taken.add(own)
+        found.append(own)
+    return found
+
+
+def require_batch_size(batch_size):
+    """Raises ValueError unless it is a whole number from 1 on."""
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"inference_batch_size is {batch_size!r}, expected a whole number of windows from 1 on")
+
+
+def printable(path: str) -> str:
+    """A path in which bytes that are not UTF-8 are written as ``\\xff``: no text file could hold them."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def run(
@@ -187,22 +209,28 @@ def run(
     Raises:
         ValueError: no recording can be read.
     """
-    paths = [str(path) for path in paths]
+    asked, skipped = [str(path) for path in paths], {}
+
+    def skip(path, reason):
+        skipped[path] = reason
+        log.warning("skipped: %s", reason)
+
+    paths = [path for path in asked if printable(path) == path]
+    for path in map(printable, (path for path in asked if printable(path) != path)):
+        skip(path, f"{path}: the name of the file is not UTF-8")
     todo = [path for path in paths if kept is None or path not in kept]
     if len(todo) < len(paths):
         log.info("%s: %d of %d recordings are done already", kept.out, len(paths) - len(todo), len(paths))
-    skipped = {}
     for result in results(todo):
         if isinstance(result, Skipped):
-            skipped[result.path] = result.reason
-            log.warning("skipped: %s", result.reason)
+            skip(*result)
             continue
         each(result)
         if kept is not None:
             kept.put(result)
-    if len(skipped) == len(paths):
+    if len(skipped) == len(asked):
         reason = next(iter(skipped.values()), "there is none")
-        raise ValueError(reason if len(paths) == 1 else f"0 of {len(paths)} recordings can be read; first: {reason}")
+        raise ValueError(reason if len(asked) == 1 else f"0 of {len(asked)} recordings can be read; first: {reason}")
     if kept is not None:
         with kept.finishing():
             write(kept.results(paths), skipped)

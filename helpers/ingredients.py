@@ -148,7 +148,7 @@ class Scripted(Experiment):
     def run(self, *args, **kwargs):
         try:
             return super().run(*args, **kwargs)
-        except (ConfigError, ValueError, FileNotFoundError) as error:
+        except (ConfigError, ValueError, OSError) as error:
             message = _for_the_user(error) if self.one_line_errors else None
             if message is None:
                 raise
@@ -171,7 +171,9 @@ class _Mistake(BaseException):
 
 
 def _for_the_user(error) -> str | None:
-    """The message of an error that our own code raised, None where another library did, in terms of its own."""
+    """The message of an error that our own code or the system raised, None where another library did in its terms."""
+    if isinstance(error, OSError) and error.filename is not None:  # of the system, about a file that the user named
+        return f"{error.filename}: {error.strerror}"
     text = str(error)
     if text.startswith("Caught ") and "\nOriginal Traceback" in text:  # from a process that loads data
         file = re.findall(r'^ +File "(.+?)", line \d', text, re.MULTILINE)[-1]

@@ -11,6 +11,7 @@ import numpy as np
 log = logging.getLogger(__name__)
 
 KINDS = ("flat", "ivf", "hnsw")
+AGAIN = "make the index again with index.overwrite=True"  # how a message about a damaged file ends
 BLOCK = 1 << 16  # vectors that are compared at a time
 LINKS, EF_CONSTRUCTION = 32, 80  # of every vector in an HNSW graph, and how widely neighbours are looked for
 TRAINED_PER_LIST, ROUNDS = 64, 10  # vectors per list and rounds of the k-means that makes the lists of IVF
@@ -171,15 +172,18 @@ def searcher(vectors: np.ndarray, path, kind: str) -> Callable[[np.ndarray, int]
         find fewer vectors and then ends with numbers -1.
 
     Raises:
-        ValueError: the file has other vectors.
+        ValueError: the file is damaged or has other vectors.
     """
     faiss = faiss_module()
     if kind == "numpy" or faiss is None or not Path(path).is_file():
         if kind not in ("numpy", "flat"):
             log.warning("%s: faiss or its file is missing, so the search is exact and slower", path)
         return lambda queries, top: exact(vectors, queries, top)
-    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if hasattr(faiss, "IO_FLAG_MMAP_IFC") else 0)
+    try:
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if hasattr(faiss, "IO_FLAG_MMAP_IFC") else 0)
+    except RuntimeError:  # whose text is a line of the package's source
+        raise ValueError(f"{path}: damaged, {AGAIN}") from None
     if (index.ntotal, index.d) != vectors.shape:
         expected = " x ".join(map(str, vectors.shape))
-        raise ValueError(f"{path}: {index.ntotal} x {index.d} vectors, expected {expected}: make the index again")
+        raise ValueError(f"{path}: {index.ntotal} x {index.d} vectors, expected {expected}: {AGAIN}")
     return lambda queries, top: index.search(np.ascontiguousarray(queries, np.float32), min(top, len(vectors)))

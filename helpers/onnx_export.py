@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from helpers.files import replacing
-from helpers.tagging_runners import Member, Runner, fingerprint
+from helpers.tagging_runners import Member, Runner, fewest_samples, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +78,13 @@ def export(member: Member, path, classes=None) -> Path:
     member.mel.input_rate = None
     if hasattr(member.mel, "per_clip_range"):
         member.mel.per_clip_range = True
-    samples = max(int(EXAMPLE_SECONDS * member.mel.sample_rate), member.mel.min_samples)
+    fewest = fewest_samples(member.mel, member.net)
+    samples = max(int(EXAMPLE_SECONDS * member.mel.sample_rate), fewest)
     example = 0.1 * torch.randn(2, samples, generator=torch.Generator().manual_seed(0))
     entries = {
         "name": member.name,
         "sample_rate": member.mel.sample_rate,
-        "min_samples": member.mel.min_samples,
+        "min_samples": fewest,
         "identity": fingerprint(member.mel, member.net),
         "classes": list(classes or []),
     }

@@ -66,7 +66,6 @@ def resume_or_new(
     config: Mapping,
     given: Collection[str] = (),
     *,
-    allow_changes: bool = False,
     free: Collection[str] = (*FREE, *LENGTH),
 ) -> Path | None:
     """The newest checkpoint of the run that is called ``name``, None where it has none and begins.
@@ -78,8 +77,7 @@ def resume_or_new(
         config: of this start. Its seed counts only where it is given: without one every start draws its own, and the
             run keeps the first.
         given: dotted names of the entries that the user set.
-        allow_changes: go on with a changed config.
-        free: entries and sections that may differ without being allowed to.
+        free: entries and sections that may differ.
 
     Raises:
         ValueError: the run has no name; or the config has changed, which would mix two runs in one.
@@ -92,13 +90,10 @@ def resume_or_new(
         path = last_checkpoint(root, project, name)
     except FileNotFoundError:
         return None
-    if not allow_changes:
-        free = {*free, *({"seed"} - set(given))}
-        changed = differences(config_of_run(read(path)), config, free)
-        if changed:
-            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-            hint = "take another wandb.name, or allow the change"
-            raise ValueError(f"run '{name}' was begun with another config: {changed[0]}{more}; {hint}")
+    changed = differences(config_of_run(read(path)), config, {*free, *({"seed"} - set(given))})
+    if changed:
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise ValueError(f"run '{name}' was begun with another config: {changed[0]}{more}; take another wandb.name")
     return path
 
 

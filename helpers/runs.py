@@ -56,7 +56,11 @@ def make_trainer(entries, folder, loggers, monitor=None, callbacks=()) -> L.Trai
     entries["enable_checkpointing"] = bool(monitor) and entries["enable_checkpointing"] is not False
     if entries["enable_checkpointing"]:
         name, mode = monitor
-        own.append(ModelCheckpoint(files, filename="best", monitor=name, mode=mode, enable_version_counter=False))
+        # At the end of the validation, before last.ckpt is written, which must know the best score of its own epoch.
+        own.append(ModelCheckpoint(
+            files, filename="best", monitor=name, mode=mode, save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        ))  # fmt: skip
     if on_cpu(entries["accelerator"]) and str(entries["precision"]).startswith("16"):
         log.info("precision: there is no 16-bit float arithmetic on a CPU, training in 32 bits")
         entries["precision"] = "32-true"

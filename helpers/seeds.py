@@ -164,7 +164,7 @@ def _stored(folder, seed, config):
         raise ValueError(f"{path} is no result of a seed, expected what a seed study wrote: remove it") from error
     changed = differences(before, config, {*FREE, "seed", "seeds"})
     if changed:
-        raise ValueError(f"{path} is of another config: {changed[0]}; take another folder for another study")
+        raise ValueError(f"{path} is of another config: {changed[0]}; take another name for another study")
     return results
 
 

@@ -6,11 +6,13 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from helpers.inference import Skipped
+from helpers.locks import holding
 from helpers.nearest import chosen, write_faiss
 from helpers.sound_index import CONFIG, FAISS, FORMAT, VECTORS, IndexedFile, load_index, retired, settle
 from helpers.sound_parts import Cutting, Parts, embed_files
@@ -60,13 +62,31 @@ def build_index(
         ``files``, ``windows``, ``embedded`` and ``kept`` (numbers), ``skipped`` (path -> reason), ``search``.
 
     Raises:
-        ValueError: no file, none that can be read, settings that are impossible, or an index of other settings.
+        ValueError: no file, none that can be read, settings that are impossible, an index that is damaged or of other
+            settings, or another run that makes this index.
     """
-    folder, root = Path(folder), Path(root).expanduser()
+    folder, root = Path(folder).expanduser(), Path(root).expanduser()
     cutting = Cutting.of(encoder, window, hop, long_files)
     chosen(approximate, approximate_from, 0)  # a mistake shows before hours of work
     if not paths:
         raise ValueError(f"{root}: 0 sound files, expected at least 1")
+
+    def embed(todo):
+        return embed_files(todo, encoder, read, cutting, batch_size, workers)
+
+    kind_of = partial(chosen, approximate, approximate_from)
+    with holding(folder.with_name(f".{folder.name}.lock")) as ours:
+        if not ours:
+            raise ValueError(f"{folder}: another run makes this index, expected one at a time")
+        return _made(folder, root, paths, encoder, cutting, embed, kind_of, overwrite)
+
+
+def _made(folder, root, paths, encoder, cutting, embed, kind_of, overwrite):
+    """The work of :func:`build_index`; ``embed`` gives the results of paths, ``kind_of`` the search of so many vectors.
+
+    Raises:
+        ValueError: see there.
+    """
     _require_place(folder)
     there = [IndexedFile(_below(path, root), *_status(path), 0.0, 0) for path in sorted(set(map(Path, paths)))]
     settings = {"identity": encoder.identity, "dim": encoder.dim, "cutting": asdict(cutting)}
@@ -74,9 +94,14 @@ def build_index(
     parts = Parts(folder, settings, IndexedFile)
     known = {} if old is None else _sources(old)
     todo = {str(root / file.path): file for file in there if file.key not in known | parts.sources()}
-    skipped = _embed(todo, embed_files(list(todo), encoder, read, cutting, batch_size, workers), parts)
+    skipped = _embed(todo, embed(list(todo)), parts)
     known |= parts.sources()
     found = [known[file.key] for file in there if file.key in known]
+    if len(found) + len(skipped) != len(there):
+        raise ValueError(
+            f"{folder}: vectors of {len(found)} files and {len(skipped)} skipped, expected {len(there)} together: "
+            "another run has removed the rest, start again"
+        )
     if not found:
         reason = next(iter(skipped.values()))
         raise ValueError(f"{root}: 0 of {len(there)} sound files can be indexed; first: {reason}")
@@ -86,7 +111,7 @@ def build_index(
         "skipped": [{"path": todo[path].path, "reason": reason} for path, reason in skipped.items()],
     }  # fmt: skip
     windows = sum(file.windows for file, _, _ in found)
-    kind = chosen(approximate, approximate_from, windows)
+    kind = kind_of(windows)
     if old is not None and _unchanged(old, found, config, kind):
         search = old.config["search"]
     else:
@@ -135,7 +160,7 @@ def _old(folder, settings):
     """The index that is there, None where there is none.
 
     Raises:
-        ValueError: it was made otherwise.
+        ValueError: it was made otherwise, or is damaged.
     """
     if not (folder / CONFIG).is_file():
         return None
@@ -146,7 +171,7 @@ def _old(folder, settings):
         if there[name] != value:
             raise ValueError(
                 f"{folder}: made with {name} '{there[name]}', expected '{value}': "
-                "choose another folder, or overwrite=True to make it again"
+                "choose another folder, or index.overwrite=True to make it again"
             )
     return old
 

@@ -20,10 +20,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from helpers.nearest import searcher
+from helpers.nearest import AGAIN, searcher
 
 FORMAT = 1
 CONFIG, VECTORS, FAISS = "index.json", "embeddings.npy", "search.faiss"
+KEYS = {  # of the config, the outermost first, and of its sections
+    None: ("encoder", "cutting", "root", "skipped", "search", "files"),
+    "encoder": ("identity", "dim"),
+    "cutting": ("window", "hop", "long_files"),
+    "search": ("kind",),
+}
 
 
 @dataclass(frozen=True)
@@ -172,25 +178,29 @@ def load_index(folder, encoder=None, root=None) -> SoundIndex:
         FileNotFoundError: there is no index.
         ValueError: it is damaged or of another format, or was made with another checkpoint.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     settle(folder)
-    config = _read_config(folder)
-    files = [IndexedFile(**entry) for entry in config.pop("files")]
+    config, files = _read_config(folder)
     for file in files:
         # An index may come from somebody else: no entry reaches beyond the folder of the sounds.
         if PurePosixPath(file.path).is_absolute() or ".." in PurePosixPath(file.path).parts:
             raise ValueError(f"{folder / CONFIG}: path {file.path!r} leads out of the folder of the sounds")
-    vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+    try:
+        vectors = np.lib.format.open_memmap(folder / VECTORS, mode="r")
+    except Exception:  # what NumPy raises depends on where the file is cut
+        raise ValueError(f"{folder / VECTORS}: missing or damaged, {AGAIN}") from None
     expected = (sum(file.windows for file in files), config["encoder"]["dim"])
     if vectors.shape != expected or vectors.dtype != np.float32:
-        raise ValueError(f"{folder / VECTORS}: {vectors.dtype} {vectors.shape}, expected float32 {expected}")
-    index = SoundIndex(folder, Path(root or config["root"]), config, files, vectors)
+        raise ValueError(f"{folder / VECTORS}: {vectors.dtype} {vectors.shape}, expected float32 {expected}: {AGAIN}")
+    index = SoundIndex(folder, Path(root or config["root"]).expanduser(), config, files, vectors)
     if encoder is not None:
         index.require(encoder)
+    index.nearest  # noqa: B018  opened now, so that a damaged file shows before the first query
     return index
 
 
 def _read_config(folder):
+    """The content of ``index.json`` without the files, and the files."""
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: no index of sounds here ({CONFIG} is missing)")
@@ -198,10 +208,23 @@ def _read_config(folder):
         config = json.loads(path.read_text(encoding="utf-8"))
         found = config["format"]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: damaged, make the index again") from None
+        raise ValueError(f"{path}: damaged, {AGAIN}") from None
     if found != FORMAT:
-        raise ValueError(f"{path}: format {found}, expected {FORMAT}: make the index again")
-    return config
+        raise ValueError(f"{path}: format {found}, expected {FORMAT}: {AGAIN}")
+    for section, keys in KEYS.items():
+        there = config if section is None else config[section]
+        missing = [key for key in keys if not isinstance(there, dict) or key not in there]
+        if missing:
+            name = missing[0] if section is None else f"{section}.{missing[0]}"
+            raise ValueError(f"{path}: no '{name}', {AGAIN}")
+    try:
+        files = [IndexedFile(**entry) for entry in config.pop("files")]
+        odd = [file for file in files if not isinstance(file.path, str) or not isinstance(file.windows, int)]
+    except TypeError:
+        odd = True
+    if odd:
+        raise ValueError(f"{path}: files are damaged, {AGAIN}")
+    return config, files
 
 
 def settle(folder):

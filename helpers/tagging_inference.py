@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.inference import Skipped, process, run, unique_names
+from helpers.inference import Skipped, process, require_batch_size, run, unique_names
 from helpers.result_files import Unfinished, require_suffix
 from helpers.tagging_results import ARRAYS, TABLES, Tagged, table, write_arrays, write_tags
 from helpers.windows import Window, in_samples, sliding
@@ -33,17 +33,21 @@ class Cut:
         """Windows of a recording at the sample rate of the runner.
 
         Raises:
-            ValueError: a length is not positive, or a window is too short for the runner.
+            ValueError: a length is not positive, a window is too short for the runner, or there is a hop but no window.
         """
         rate = runner.sample_rate
         if self.window_size is None:
+            if self.hop_length is not None:
+                raise ValueError(f"hop_length is {self.hop_length} s, but window_size is not set, expected both")
             whole = in_samples(self.whole_seconds, rate, "whole_seconds")
             return sliding(blocks, whole, whole, at_least=runner.min_samples)
         size = in_samples(self.window_size, rate, "window_size")
         hop = in_samples(self.window_size / 4 if self.hop_length is None else self.hop_length, rate, "hop_length")
         if size < runner.min_samples:
             shortest = runner.min_samples / rate
-            raise ValueError(f"window_size is {self.window_size} s, expected at least the {shortest:g} s of one frame")
+            raise ValueError(
+                f"window_size is {self.window_size} s, expected at least the {shortest:g} s that the network needs"
+            )
         return sliding(blocks, size, hop)
 
 
@@ -65,8 +69,9 @@ def tag_recordings(
         the result of every recording in its turn, or (path, reason) of one that cannot be read.
 
     Raises:
-        ValueError: the windows are impossible, or the network refuses their length.
+        ValueError: the windows or their number are impossible, or the network refuses their length.
     """
+    require_batch_size(batch_size)
     cut.windows((), runner)  # an impossible length is no fault of a recording
 
     def make(recording, outputs) -> Tagged:

@@ -4,6 +4,7 @@ On a CPU a batch is worked off clip by clip, in as many threads as there are cor
 a clip stay in the caches, and no core waits for another at the end of every layer.
 """
 
+import bisect
 import hashlib
 import itertools
 import threading
@@ -101,7 +102,7 @@ class MemberRunner(Runner):
         if hasattr(mel, "per_clip_range"):
             mel.per_clip_range = True  # what a clip gets must not depend on its neighbours
         self.n_classes, self.embed_dim = net.n_classes, net.embed_dim
-        self.min_samples = -(-mel.min_samples * self.sample_rate // mel.sample_rate)
+        self.min_samples = -(-fewest_samples(mel, net) * self.sample_rate // mel.sample_rate)
         self.identity = f"{type(self).__name__} {precision} {member.name} {fingerprint(mel, net)}"
 
 
@@ -111,10 +112,13 @@ class TorchRunner(MemberRunner):
     Args:
         member, sample_rate, workers, precision: see :class:`MemberRunner`.
         device: of torch; on another than the CPU a batch is computed at once.
+
+    Raises:
+        ValueError: unknown precision, or a device that is not there.
     """
 
     def __init__(self, member, sample_rate=None, workers=1, precision="f32", device="cpu"):
-        self.device, self.reduced = torch.device(device), precision == "bf16"
+        self.device, self.reduced = usable_device(device), precision == "bf16"
         super().__init__(member, sample_rate, workers if self.device.type == "cpu" else 1, precision)
         self.mel.to(self.device)
         self.net.to(self.device)
@@ -233,6 +237,37 @@ def require_precision(precision):
     """Raises ValueError for an unknown precision."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision is '{precision}', expected one of {', '.join(PRECISIONS)}")
+
+
+def usable_device(name) -> torch.device:
+    """A device by its name.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch without CUDA says so by an AssertionError
+        there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device is '{name}', expected one that is there: {', '.join(there)} ({reason})") from None
+
+
+@torch.no_grad()
+def fewest_samples(mel: nn.Module, net: nn.Module) -> int:
+    """Fewest samples, at the rate of a front end, that are enough for it and for the network.
+
+    A network that takes no clip of a single frame has ``min_frames``, its own or that of a part of it.
+    """
+    frames = max(getattr(part, "min_frames", 1) for part in net.modules())
+    if frames == 1:
+        return mel.min_samples
+    device = next(mel.buffers()).device
+
+    def given(samples):
+        return mel.features(torch.zeros(1, samples, device=device)).shape[-1]
+
+    return bisect.bisect_left(range(mel.sample_rate), frames, lo=mel.min_samples, key=given)
 
 
 def fingerprint(*modules: nn.Module) -> str:

@@ -26,6 +26,8 @@ TRANSFORMS = ("2dft", "cqt")
 def prepared(audio, rate: int, seconds: float = SECONDS) -> np.ndarray:
     """What the transform sees of a recording: mono, 8 kHz by Fourier resampling, cut or filled up with zeros.
 
+    A recording that is shorter than a sample at 8 kHz is silence.
+
     Args:
         audio: [samples] or [samples, channels].
         rate: in Hz.
@@ -43,12 +45,14 @@ def prepared(audio, rate: int, seconds: float = SECONDS) -> np.ndarray:
     if audio.ndim not in (1, 2):
         raise ValueError(f"audio has shape {audio.shape}, expected [samples] or [samples, channels]")
     mono = audio if audio.ndim == 1 else audio.mean(axis=1)
+    if len(mono) == 0:
+        raise ValueError(f"a recording of 0 samples at {rate} Hz, expected at least 1")
+    result = np.zeros(round(seconds * RATE), dtype=np.float32)
     length = int(len(mono) * RATE / rate)
     if length == 0:
-        raise ValueError(f"a recording of {len(mono)} samples at {rate} Hz has nothing at {RATE} Hz")
+        return result
     if rate != RATE:
         mono = resample(mono, length)
-    result = np.zeros(round(seconds * RATE), dtype=np.float32)
     result[: len(mono)] = mono[: len(result)]
     return result
 

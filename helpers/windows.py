@@ -1,5 +1,6 @@
 """Sliding windows over audio that arrives block by block: memory for one window, however long the recording is."""
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -20,6 +21,12 @@ class Window(NamedTuple):
     valid: int
 
 
+def require_seconds(seconds, name: str):
+    """Raises ValueError, which calls the length ``name``, unless it is a finite number."""
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        raise ValueError(f"{name} is {seconds!r}, expected a number of seconds")
+
+
 def in_samples(seconds: float, sample_rate: int, name: str) -> int:
     """Whole samples in so many seconds, rounded down as published.
 
@@ -29,8 +36,9 @@ def in_samples(seconds: float, sample_rate: int, name: str) -> int:
         name: what the error calls the length.
 
     Raises:
-        ValueError: it is less than one sample.
+        ValueError: it is no number, or less than one sample.
     """
+    require_seconds(seconds, name)
     samples = int(seconds * sample_rate)
     if samples < 1:
         raise ValueError(f"{name} is {seconds} s, expected at least one sample of {sample_rate} Hz")

@@ -15,6 +15,7 @@ from torch import nn
 
 import models
 from helpers.checkpoints import config_of_run, read
+from helpers.tagging_runners import fewest_samples
 from models.registry import NOTHING
 from models.tagging import RUN_ENTRY, build_tagger, load_tagger
 
@@ -45,13 +46,14 @@ class HearModel(nn.Module):
             mel.per_clip_range = True  # what a sound gets must not depend on its neighbours
         self.sample_rate, self.window, self.hop = mel.sample_rate, window, hop
         self.scene_embedding_size = self.timestamp_embedding_size = tagger.embed_dim
+        self.min_samples = fewest_samples(self.mel, self.tagger)
         shortest = 1000 * mel.min_samples / self.sample_rate
         if window < shortest or hop * self.sample_rate < 1000:
             raise ValueError(f"windows of {window} ms every {hop} ms, expected windows of at least {shortest:.1f} ms")
 
     def forward(self, audio):
         """Embeddings [sounds, size] of waveforms [sounds, samples]; short ones are filled up with zeros."""
-        missing = self.mel.min_samples - audio.shape[1]
+        missing = self.min_samples - audio.shape[1]
         audio = F.pad(audio, (0, missing)) if missing > 0 else audio
         return self.tagger.tag(self.mel(audio))[1].float()
 
@@ -67,7 +69,7 @@ def load_model(model_file_path: str = "", arch: str | None = None, window: float
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that does not fit the architecture, or an unknown architecture.
+        ValueError: a file that does not fit the architecture or holds a frame-wise model, or an unknown architecture.
     """
     content = read(model_file_path) if model_file_path else {}
     config = config_of_run(content) if RUN_ENTRY in content else NOTHING

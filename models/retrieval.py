@@ -5,6 +5,7 @@ The published system is the baseline of the AES AIMLA Challenge 2025, "Query by 
 """
 
 import copy
+import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
 
@@ -18,6 +19,8 @@ from models import registry
 from models.convolutions import run_layer
 from models.registry import NOTHING, defaults
 from models.tagging import Tagger, build_tagger, load_tagger, local_file
+
+log = logging.getLogger(__name__)
 
 RUN_ENTRY = "retrieval"  # the key of our own weights files that holds the state dict of a DualEncoder
 SIDES = ("imitation", "reference")
@@ -236,6 +239,11 @@ def load_dual(dual: DualEncoder, arch: str, pretrained_name: str | None, folder)
     loaded = load_tagger(dual.imitation_encoder, arch, pretrained_name, folder)
     dual.reference_encoder.load_state_dict(dual.imitation_encoder.state_dict())
     return loaded
+
+
+def warn_of_random_weights(arch: str, pretrained_name: str | None):
+    """Says that a network begins from nothing, which for a name such as "own" is not what it reads like."""
+    log.warning("pretrained_name=%s: %s has random weights", pretrained_name, arch)
 
 
 def retrieval_state(content: Mapping) -> dict:

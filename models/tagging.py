@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from helpers.checkpoints import Loaded, load_exact, load_pretrained, read
+from helpers.checkpoints import Loaded, config_of_run, load_exact, load_pretrained, read
+from helpers.tagging_settings import content_of_run
 from models import registry
 from models.registry import NOTHING, Architecture, Backbone, Checkpoint, defaults, grad_checkpointing_of
 
@@ -178,13 +179,17 @@ def load_tagger(tagger: Tagger, arch: str, pretrained_name: str | None, folder) 
 
     Raises:
         FileNotFoundError: no such file; the message has the download command.
-        ValueError: unknown name, or a file that is damaged or does not fit; the message names it.
+        ValueError: unknown name, or a file that is damaged, does not fit or is of a run whose network does not tag
+            clips; the message names it.
     """
     checkpoint, path = published_checkpoint(arch, pretrained_name), local_file(pretrained_name)
     if path is not None:
         content = read(path)
         if RUN_ENTRY in content:
             return _load_run(tagger, content[RUN_ENTRY], str(path))
+        if content_of_run(path):
+            trained_on = config_of_run(content).get("dataset")
+            raise ValueError(f"{pretrained_name} holds a frame-wise model of {trained_on}, expected a tagger")
         checkpoint = replace(_layout(registry.get(arch), path), file=str(path.absolute()))
     if checkpoint is None:
         return None

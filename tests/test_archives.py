@@ -196,6 +196,17 @@ def test_damaged_zip(tmp_path, damage):
     assert left_in(tmp_path / "out") == []
 
 
+@pytest.mark.parametrize(
+    ("names", "place"),
+    [(("a", "a/b"), "a/b"), (("a/b", "a"), "a"), (("a", "a/"), "a"), (("set/a", "set/a/b/c"), "set/a/b")],
+)
+def test_zip_with_a_name_for_file_and_folder(tmp_path, names, place):
+    (tmp_path / "a.zip").write_bytes(zipped(**{name: "" if name.endswith("/") else "x" for name in names}))
+    with pytest.raises(BadArchive, match=rf"a\.zip: members clash at '{place}', a file and a folder"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert left_in(tmp_path / "out") == []
+
+
 def test_zip_of_unknown_compression(tmp_path):
     whole = bytearray(zipped(a="a"))
     for header, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
@@ -237,6 +248,16 @@ def test_7z(tmp_path):
         with pytest.raises(BadArchive, match=r"a\.7z"):
             unpack(tmp_path / "a.7z", tmp_path / "bad")
     assert left_in(tmp_path / "bad") == []
+
+
+@pytest.mark.parametrize("of_names", [False, True])
+def test_7z_with_a_password(tmp_path, of_names):
+    py7zr = pytest.importorskip("py7zr")
+    with py7zr.SevenZipFile(tmp_path / "a.7z", "w", password="secret", header_encryption=of_names) as archive:
+        archive.writestr(b"deep", "set/deep")
+    with pytest.raises(BadArchive, match=r"a\.7z: it needs a password; nothing was unpacked, do it by hand$"):
+        unpack(tmp_path / "a.7z", tmp_path / "out")
+    assert left_in(tmp_path / "out") == []
 
 
 def test_7z_without_the_package(tmp_path, monkeypatch):
@@ -331,8 +352,36 @@ def test_wrong_archive_leaves_nothing(server, tmp_path):
     server.files["set.zip"] = zipped(other="x")
     with pytest.raises(BadArchive, match="no 'names'"):
         provide(tmp_path / "set", f"{server.address}/set.zip", "names")
-    assert left_in(tmp_path) == ["downloads.json", "set.zip"]
+    assert left_in(tmp_path) == ["downloads.json"]
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("damaged", [zipped(set__names="x")[:-30], b"<html>busy</html>", zipped(other="x")],
+                         ids=["cut off", "no archive", "another one"])  # fmt: skip
+def test_damaged_download_is_fetched_again(server, tmp_path, damaged):
+    server.files["set.zip"] = damaged
+    with pytest.raises(BadArchive):
+        provide(tmp_path / "set", f"{server.address}/set.zip", "names")
+    server.files["set.zip"] = zipped(set__names="x")
+    provide(tmp_path / "set", f"{server.address}/set.zip", "names")
+    assert (tmp_path / "set/names").read_text() == "x"
+
+
+def test_archive_to_be_unpacked_by_hand_is_kept(server, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "py7zr", None)
+    server.files["set.7z"] = b"7z\xbc\xaf\x27\x1c"
+    for _ in range(2):
+        with pytest.raises(BadArchive, match="install the package py7zr"):
+            provide(tmp_path / "set", f"{server.address}/set.7z", "names")
+    assert left_in(tmp_path) == ["downloads.json", "set.7z"]
+    assert len(server.requests) == 1
+
+
+def test_damaged_archive_that_was_there_is_kept(tmp_path):
+    (tmp_path / "set.zip").write_bytes(b"<html>")
+    with pytest.raises(BadArchive, match="damaged"):
+        provide(tmp_path / "set", "http://127.0.0.1:9/set.zip", "names")
+    assert (tmp_path / "set.zip").read_bytes() == b"<html>"
 
 
 def test_one_of_several_processes_downloads(server, tmp_path):

@@ -229,6 +229,10 @@ def test_a_checkpoint_of_a_run_names_its_classes(commands):
         (["audio_path={wav}", "ensemble=('mn01_as', 'mn11_as')"], r"unknown arch 'mn11_as', did you mean .*"),
         (["audio_path={wav}", "backend=tvm"], "backend is 'tvm', expected one of .*"),
         (["audio_path={wav}", "window_size=0.0"], "window_size .*"),
+        (["audio_path={wav}", "window_size=abc"], "window_size is 'abc', expected a number of seconds"),
+        (["audio_path={wav}", "hop_length=1"], "hop_length is 1 s, but window_size is not set, .*"),
+        (["audio_path={wav}", "inference_batch_size=0"], "inference_batch_size is 0, expected a whole number .*"),
+        (["audio_path={wav}", "device=foo"], "device is 'foo', expected one that is there: cpu.*"),
         (["audio_path={wav}", "arch=mn01_im"], "the weights of mn01_im know no classes: .*"),
         (["audio_path={wav}", "arch=mn02_as"], r".*mn02_as_mAP_378.pt: no such weights file.*"),
     ],
@@ -240,6 +244,38 @@ def test_one_line_says_what_is_wrong(commands, words, message):
     wav = write_noise(commands.folder / "a.wav")
     words = [word.format(wav=wav) for word in ["arch=mn01_as", *words]]
     assert re.fullmatch(message, commands.error("inference", "with", *words))
+
+
+@pytest.mark.parametrize("command", ["embed", "export", "complexity"])
+def test_frame_wise_models_are_not_taken_for_taggers(commands, command):
+    wav = write_noise(commands.folder / "a.wav")
+    words = ("audioset_strong", "arch=frame_mn06", "pretrained_name=None", f"audio_path={wav}")
+    line = commands.error(command, "with", *words)
+    assert line == f"{command} knows taggers only, not the frame-wise models of audioset_strong"
+
+
+def test_export_needs_a_classifier(commands):
+    _, net = build_tagger("mn01_im", n_classes=1000)
+    commands.write("mn01_im", net.state_dict())
+    line = commands.error("export", "with", "arch=mn01_im", f"out={commands.folder / 'a.onnx'}")
+    assert line == "the weights of mn01_im know no classes: expected those of a trained tagger"
+
+
+def test_exports_of_files_that_are_called_alike(commands, monkeypatch):
+    written = []
+    monkeypatch.setattr(taggers.onnx_export, "export", lambda member, path, classes: written.append(path))
+    _, net = build_tagger("mn01_as")
+    for folder in "ab":
+        (commands.folder / folder).mkdir()
+        torch.save(net.state_dict(), commands.folder / folder / "best.pt")
+    commands("export", arch="mn01_as", ensemble=[str(commands.folder / folder / "best.pt") for folder in "ab"])
+    assert written == ["best.onnx", "best-2.onnx"]
+
+
+@pytest.mark.parametrize("length", ["None", "0"])
+def test_complexity_needs_a_length(commands, length):
+    line = commands.error("complexity", "with", "arch=mn01_as", f"data.clip_length={length}")
+    assert re.fullmatch(rf"data\.clip_length is {length}, expected the seconds of a clip, more than 0", line)
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.0])

@@ -134,7 +134,7 @@ def test_other_files(tmp_path, capfd):
     assert f"error: {tmp_path / 'broken.yaml'}: not readable as YAML" in capfd.readouterr().err
 
 
-def test_published_sweeps(tmp_path):
+def test_published_sweeps(tmp_path, caplog):
     parameters = {
         "AdamOptimizer-args-lr": {"distribution": "uniform", "min": "1e-05", "max": "1e-03"},
         "DualEncoderModel-audio_enc-fc_dropout": {"distribution": "uniform", "min": 0.1, "max": 0.5},
@@ -155,6 +155,12 @@ def test_published_sweeps(tmp_path):
     assert sweep_space(path)["model.freeze"]["choices"] == [4, 6]
     with pytest.raises(ValueError, match="nothing here is called 'lr'"):
         sweep_space(written(tmp_path / "mine.yaml", {"parameters": {"lr": {"values": [1]}}}))
+    parameters = {"param_conf-batch_size": {"values": [16, 32]}}
+    goal = {"metric": {"name": "val_obj", "goal": "minimize"}, "parameters": parameters}
+    caplog.clear()
+    assert sweep_space(written(tmp_path / "goal.yaml", goal))["training.batch_size"]["choices"] == [16, 32]
+    (left_out,) = caplog.messages
+    assert "goal.yaml: metric: {'goal': 'minimize', 'name': 'val_obj'} is left out" in left_out
     ours = written(tmp_path / "ours.yaml", {"optimizer.lr": {"type": "float", "low": 1, "high": 2}})
     assert sweep_space(ours) == ours
     assert sweep_space([1]) == [1]

@@ -68,6 +68,12 @@ def test_wide_table_may_have_another_number_of_captions(tmp_path):
         read_captions(long, captions=3)
 
 
+def test_one_caption_column_or_several(tmp_path):
+    path = write(tmp_path / "both.csv", [("a.wav", "x", "y")], ("file_name", "caption", "caption_1"))
+    with pytest.raises(TableError, match=r"both.csv: columns caption, caption_1, expected either caption or caption_1"):
+        read_captions(path)
+
+
 def test_json_captions_by_number(tmp_path):
     (tmp_path / "t.json").write_text(json.dumps([{"wav": 7, "caption_2": "b", "caption_10": "c", "caption_1": "a"}]))
     assert read_captions(tmp_path / "t.json") == [Captioned("7", ("a", "b", "c"), f"{tmp_path / 't.json'}, entry 1")]

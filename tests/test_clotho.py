@@ -328,6 +328,42 @@ def test_generated_audio_beside_and_instead_of_originals(clotho, tmp_path):
         training_set(**options(clotho, originals=False))
 
 
+def one_caption_table(folder, names):
+    """A development split of one caption a clip; every clip is half a second."""
+    (folder / "development").mkdir(parents=True)
+    for name in names:
+        soundfile.write(folder / "development" / name, np.ones(RATE // 2, np.float32), RATE)
+    with open(folder / "development_captions.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("fname", "raw_text", "text"), *((name, f"of {name}", "x") for name in names)])
+    return folder
+
+
+def test_a_table_may_list_generated_clips(tmp_path):
+    """The published folders of mixtures do; other clips may happen to be called so."""
+    names = ["bottle_cap_1.wav", "dog.wav", "dog_cap_1.wav", "dog_cap_4.wav", "rain.wav"]
+    folder = one_caption_table(tmp_path / "mixed", names)
+    assert [row.file for row in training_set(**options(folder)).rows] == names
+    generated = tmp_path / "generated"
+    generated.mkdir()
+    for name in ("bottle_cap_1_cap_1.wav", "dog_cap_1.wav", "dog_cap_4.wav", "rain_cap_1.wav", "rain_cap_2.wav"):
+        soundfile.write(generated / name, np.ones(RATE // 2, np.float32), RATE)
+    rows = training_set(**options(folder, synthetic_audio=generated, replication_factor=1)).rows
+    expected = ["bottle_cap_1.wav", "bottle_cap_1_cap_1.wav", "dog.wav", "dog_cap_1.wav", "rain.wav", "rain_cap_1.wav"]
+    assert [row.file for row in rows] == expected  # one caption, so one generated clip, whatever files there are
+    assert rows[-1].captions == ("of rain.wav",)
+    (generated / "rain_cap_1.wav").unlink()
+    with pytest.raises(DataMissing, match=r"3 of 3 clips have fewer than data.replication_factor = 2: 'rain_cap_1"):
+        training_set(**options(folder, synthetic_audio=generated, replication_factor=2))
+
+
+def test_curated_names_are_distinct(tmp_path):
+    folder = one_caption_table(tmp_path / "twice", ["rain.wav", "dog.wav"])
+    table = folder / "development_captions.csv"
+    table.write_text(table.read_text().replace("dog.wav,", " rain.wav,"))
+    with pytest.raises(TableError, match=r"line 3: two clips have the id 'rain' \('rain.wav' and 'rain.wav'\)"):
+        training_set(**options(folder, curate=True))
+
+
 # -- config -----------------------------------------------------------------------------------------------------------
 def test_defaults_are_plain_and_agree():
     sides = [inspect.signature(function).parameters for function in (training_set, evaluation_set)]

@@ -1,28 +1,39 @@
 """ex_clotho from end to end on a few short clips: training, scores, studies, generated audio, search, bad input."""
 
 import csv
+import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import rich
+import soundfile
 import torch
 
+import caption_scoring
+import clotho_studies
 import ex_clotho
 import sound_search
 from data_util import demo_clotho, feature_cache
 from data_util.caption_text import normalised
-from data_util.captions import read_captions
+from data_util.captions import Captioned, read_captions
+from data_util.clotho import evaluation_set, training_set
+from data_util.errors import DataMissing
 from data_util.generators import Procedural
+from data_util.tagging_roles import chosen
 from helpers.audio_text import AudioTextModule
-from helpers.caption_scores import read_caption_scores
+from helpers.caption_report import Retrieved, hardest_table
+from helpers.caption_scores import caption_scores, read_caption_scores
 from helpers.ingredients import plain
 from models.text import SentenceEncoder
 from tests.runs import NamedRuns, assert_same, leaving_no_trace, merged
@@ -295,6 +306,110 @@ def test_caches_are_shared(clotho, monkeypatch):
     assert len(seen) == SIZES["evaluation"]
 
 
+@pytest.fixture
+def prepared(clotho):
+    """Function: entries of section ``data`` -> what ``both_cached`` takes before the splits; with an empty cache."""
+
+    def make(**entries):
+        updates = merged(clotho.config, {"cache": str(clotho.folder / "cache"), "data": entries})
+        with leaving_no_trace():
+            config = plain(clotho.ex._create_run("print_config", updates).config)
+        mel, _, sentences = ex_clotho.build(config)
+        return config, config["data"], mel, sentences
+
+    return make
+
+
+def write_tones(folder, names, frequency):
+    """Half a second of a tone under each name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wave = np.sin(2 * np.pi * frequency / RATE * np.arange(RATE // 2))
+    for name in names:
+        soundfile.write(folder / name, 0.3 * wave, RATE)
+
+
+def loudest(pairs):
+    """File name -> the loudest band of its features."""
+    return {pairs[index]["filename"]: int(pairs[index]["features"].mean(0).argmax()) for index in range(len(pairs))}
+
+
+def test_data_sets_of_the_same_names(clotho, prepared):
+    """Each is read from its own audio, whatever was prepared since."""
+    names, sets = ["0.wav", "1.wav", "2.wav"], {}
+    for name, frequency in (("a", 300), ("b", 3000)):
+        write_tones(clotho.folder / name / "development", names, frequency)
+        write_rows(clotho.folder / name / "development.csv", [("file_name", "caption"), *((n, "x") for n in names)])
+        parts = prepared(dataset=str(clotho.folder / name))
+        sets[name], _ = ex_clotho.both_cached(*parts, [])
+    low, high = (set(loudest(training_set(**chosen(entries, training_set))).values()) for entries in sets.values())
+    assert len(low) == len(high) == 1
+    assert low.pop() + 20 < high.pop()
+
+    folder = clotho.folder / "b" / "development"
+    (folder / "1.wav").unlink()
+    with pytest.raises(DataMissing, match=r"1 of 3 audio files are not there: '1.wav'; data.on_missing_audio=skip"):
+        ex_clotho.both_cached(*parts, [])
+    parts[1]["on_missing_audio"] = "skip"
+    entries, _ = ex_clotho.both_cached(*parts, [])
+    assert list(loudest(training_set(**chosen(entries, training_set)))) == ["0.wav", "2.wav"]
+    shutil.rmtree(folder)
+    expected = f"{folder}: no such folder of audio, expected 3 files: '0.wav', '1.wav', '2.wav'"
+    with pytest.raises(DataMissing, match=re.escape(expected)):
+        ex_clotho.both_cached(*parts, [])
+    parts[1]["audio_data"] = entries["audio_data"]  # features of one's own need no audio
+    entries, _ = ex_clotho.both_cached(*parts, [])
+    assert list(loudest(training_set(**chosen(entries, training_set)))) == ["0.wav", "2.wav"]
+
+
+def test_generators_of_the_same_names(clotho, prepared, monkeypatch):
+    """Generated clips are read from the folder that the config names; what is evaluated is computed once."""
+    for split in ("development", "evaluation"):
+        write_tones(clotho.folder / "data" / split, ["0.wav"], 1000)
+        write_rows(clotho.folder / "data" / f"{split}.csv", [("file_name", "caption"), ("0.wav", "x")])
+    compute, seen, found, places = ex_clotho.log_mel, [], {}, set()
+    monkeypatch.setattr(ex_clotho, "log_mel", lambda *arguments: seen.append(1) or compute(*arguments))
+    for name, frequency in (("first", 300), ("second", 3000)):
+        folder = clotho.folder / name
+        write_tones(folder, ["0_cap_1.wav"], frequency)
+        parts = prepared(dataset=str(clotho.folder / "data"), synthetic_audio=str(folder))
+        training, entries = ex_clotho.both_cached(*parts, ["evaluation"])
+        found[name] = loudest(training_set(**chosen(training, training_set)))
+        places.add(entries["audio_data"])
+        assert len(evaluation_set("evaluation", **chosen(entries, evaluation_set))) == 1
+    first, second = found["first"], found["second"]
+    assert first["0.wav"] == second["0.wav"]
+    assert first["0_cap_1.wav"] < first["0.wav"] < second["0_cap_1.wav"]
+    assert len(places) == 1
+    assert len(seen) == 2 + 1 + 2
+
+
+def test_preprocessing_of_other_splits(clotho, dataset, capfd, caplog, mistake):
+    """Those of the config, and the usual ones; not all of them need be there."""
+    folder, names = clotho.folder / "data", {"development": "train", "validation": "val", "evaluation": "test"}
+    for split, name in names.items():
+        shutil.copytree(Path(dataset) / split, folder / name)
+        shutil.copy(Path(dataset) / f"clotho_captions_{split}.csv", folder / f"{name}.csv")
+    own = {"dataset": str(folder), "train_split": "train"}
+    options = {"cache": str(clotho.folder / "cache"), "data": own, "validate_on": "val", "test_on": "test"}
+    clotho.run(command="preprocess", **options)
+    shown = capfd.readouterr().out
+    assert f"features: {clotho.folder}/cache/{{split}}_audio_logmels." in shown
+    assert ".hdf5 (train, val, test)\n" in shown
+    sizes = {}
+    for path in Path(options["cache"]).glob("*_audio_logmels.*"):
+        sizes[path.name.split("_")[0]] = len(feature_cache.CachedFeatures(path))
+    assert sizes == {name: SIZES[split] for split, name in names.items()}
+
+    (folder / "val.csv").unlink()
+    shutil.copy(folder / "test.csv", folder / "evaluation.csv")
+    shutil.copytree(folder / "test", folder / "evaluation")
+    clotho.run(command="preprocess", **options)
+    assert ".hdf5 (train, test, evaluation)\n" in capfd.readouterr().out
+    assert "no caption table of the split 'val', expected clotho_captions_val.csv" in caplog.text
+    line = mistake("preprocess", f"data.dataset={clotho.folder}")
+    assert line.startswith(f"{clotho.folder}: no caption table of the split 'development', expected ")
+
+
 # -- stored scores ----------------------------------------------------------------------------------------------------
 def test_stored_scores_and_their_ensemble(clotho, capsys):
     for seed in (1, 2):
@@ -429,7 +544,43 @@ def test_page_with_a_field_for_sentences(clotho, dataset, monkeypatch):
     assert [hit["rank"] for hit in answer["results"]] == [1, 2]
 
 
+def test_a_mistyped_recording_is_no_sentence():
+    made = {
+        "text": lambda text: pytest.fail(f"'{text}' taken as a sentence"),
+        "imitation": SimpleNamespace(max_seconds=1.0, sample_rate=RATE),
+    }
+    with pytest.raises(FileNotFoundError, match=r"recordings/rian\.wav"):
+        sound_search.query_of("recordings/rian.wav", made)
+
+
+# -- stored scores ----------------------------------------------------------------------------------------------------
+def test_systems_of_any_name(tmp_path):
+    rows = [Captioned("a.wav", ("one [stereo]",)), Captioned("[b].wav", ("[/two]",))]
+    scores = caption_scores("evaluation", rows, np.eye(2)[::-1])
+    files = [str(tmp_path / name) for name in ("ensemble.hdf5", "chance.hdf5")]
+    for file in files:
+        scores.write(file)
+    assert list(caption_scoring.read_systems(files, "evaluation")) == [*files, "ensemble"]
+    for wrong, message in (
+        ({"files": files[:1], "weights": 2}, "weights are those of an ensemble"),
+        ({"files": files, "weights": ("x", "y")}, r"weights are \('x', 'y'\), expected numbers"),
+        ({"files": 5}, "5 is no file of stored scores"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            caption_scoring.read_systems(wrong.pop("files"), "evaluation", **wrong)
+    shown = io.StringIO()
+    rich.print(hardest_table(Retrieved.of(scores)), file=shown)
+    assert "one [stereo]" in shown.getvalue()
+    assert "[/two]" in shown.getvalue()
+
+
 # -- studies ----------------------------------------------------------------------------------------------------------
+def test_space_of_the_architecture(caplog):
+    space = {"cnn14_clotho.dropout": 1, "cnn14.dropout": 2, "optimizer.lr": 3, "model.freeze": 4}
+    assert list(clotho_studies.of_architecture(space, "cnn14")) == ["cnn14.dropout", "optimizer.lr", "model.freeze"]
+    assert "arch=cnn14 has no cnn14_clotho.dropout: left out" in caplog.text
+
+
 def test_sweep_goes_on(clotho, monkeypatch, capsys):
     """Two trials, the second of them stopped: the second start of the same command ends it and repeats nothing."""
     pytest.importorskip("optuna")
@@ -576,8 +727,7 @@ def test_audio_that_is_missing_or_unreadable(broken, clotho, mistake, caplog):
     assert mistake("main", "cache_features=False") == (
         f"{folder}: {found}; data.on_missing_audio=skip goes on without them"
     )
-    line = mistake("main")
-    assert "no features and no audio of 2 of 6 clips: 'development sound 001.wav', 'development sound 003.wav'" in line
+    assert mistake("main") == f"{folder}: {found}; data.on_missing_audio=skip goes on without them"
     (folder / "development sound 004.wav").write_bytes(b"RIFF")
     line = mistake("main", "data.on_missing_audio=skip", "data.on_bad_audio=raise")
     assert "of 1 of 6 clips: 'development sound 004.wav'; data.on_bad_audio=skip goes on without them" in line
@@ -587,6 +737,31 @@ def test_audio_that_is_missing_or_unreadable(broken, clotho, mistake, caplog):
         for number in (1, 3, 4):
             assert f"development sound {number:03}.wav" in caplog.text
         assert len(losses(clotho, f"caching_{caching}")) == 3 + (not caching)  # 15 pairs, or 20 with a stand-in
+
+
+def test_preprocessing_names_missing_audio(broken, clotho, mistake, capfd, caplog):
+    (broken / "development" / "development sound 002.wav").unlink()
+    shutil.rmtree(broken / "validation")
+    for file in (broken / "evaluation").iterdir():
+        file.unlink()
+    clotho.run(command="preprocess")
+    assert f"{broken}/development: 1 of 6 audio files are not there: 'development sound 002.wav'\n" in caplog.text
+    names = ", ".join(f"'validation sound {number:03}.wav'" for number in range(4))
+    missing = f"{broken}/validation: no such folder of audio, expected 4 files: {names}"
+    assert f"{missing}\n" in caplog.text
+    assert f"{broken}/evaluation: none of the audio files is there, expected 5 files: 'evaluation s" in caplog.text
+    shown = capfd.readouterr().out
+    assert ".hdf5 (development)\n" in shown
+    assert len(list(Path(clotho.config["cache"]).glob("*_audio_logmels.*"))) == 1
+    assert mistake("main", "data.on_missing_audio=skip") == missing
+    shutil.rmtree(broken / "development")
+    shutil.rmtree(clotho.config["cache"])
+    capfd.readouterr()
+    clotho.run(command="preprocess")
+    shown = capfd.readouterr().out
+    assert "features:" not in shown
+    assert f"sentence embeddings: {clotho.config['cache']}/captions." in shown
+    assert mistake("main").startswith(f"{broken}/development: no such folder of audio, expected 6 files: 'devel")
 
 
 def test_odd_names(broken, clotho, capsys):

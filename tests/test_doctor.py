@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 
 import configs
 import doctor
+import ex_clotho
+from data_util import vocal_listings
 from helpers import doctor as checks
 from helpers.doctor import BAD, NAME, NOTE, OK, Check
 
@@ -188,6 +191,19 @@ def test_the_whole_table(monkeypatch, tmp_path, capsys):
     assert shown.endswith(f"`{NAME} -m ex_stage1 with demo` can run\n")
 
 
+def test_data_folders(monkeypatch, tmp_path):
+    monkeypatch.setattr(configs, "DATA_PATH", str(tmp_path))
+    for name in (vocal_listings.VIMSKETCH, Path(ex_clotho.ex.defaults()["data.dataset"]).name):
+        (tmp_path / name).mkdir()
+    found = {check.what: check for check in doctor.check_data()}
+    assert found[f"vocal imitations in {tmp_path}"][1:] == (
+        NOTE,
+        f"1 of 2 there (missing: {tmp_path / vocal_listings.DEVELOPMENT})",
+        f"{NAME} -m ex_qvim check_data",
+    )
+    assert found["Clotho"].state == OK
+
+
 def test_a_broken_environment(monkeypatch, installed, requirements, capsys):
     quick(monkeypatch)
     del installed["torch"]
@@ -201,6 +217,16 @@ def test_a_broken_environment(monkeypatch, installed, requirements, capsys):
     *_, verdict, hint = shown.splitlines()
     assert verdict == f"`{NAME} -m ex_stage1 with demo` cannot run: mend what is BAD"
     assert hint == f"all packages at once: {NAME} -m pip install --requirement requirements.txt"
+
+
+def test_the_module_is_the_command(tmp_path):
+    """-S: no site-packages, so packages are missing."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-S", "-m", "helpers.doctor"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.search(r"^BAD +torch +not installed$", done.stdout, re.MULTILINE)
+    assert "-m ex_stage1 with demo` cannot run" in done.stdout
 
 
 def test_an_interpreter_without_any_package(tmp_path):

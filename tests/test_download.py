@@ -136,6 +136,44 @@ def test_the_first_download_is_noted_and_a_later_one_compared(server, resources,
     assert not path.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sized", f"2 bytes, expected {len(CONTENT)}"),
+        ("hashed", f"checksum sha256:[0-9a-f]{{64}}, expected {SHA256}"),
+        ("plain", f"2 bytes, expected {len(CONTENT)} as noted in .*{re.escape(downloads.RECORD)}"),
+    ],
+)
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_wrong_file_that_is_there_is_named_and_stays(name, expected, mirror, server, resources, capsys):
+    path = resources.root / ("" if mirror else "pretrained_models") / f"{name}.ckpt"
+    arguments = ["--only", name, *(["--mirror", str(resources.root)] if mirror else resources.arguments)]
+    if name == "plain":
+        assert download.main(arguments) == 0
+        capsys.readouterr()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x\n")
+    asked = len(server.requests)
+    assert download.main(arguments) == 1
+    message = f"error: {name}: {re.escape(str(path))}: {expected}; remove it, and the next call fetches it\n"
+    assert re.fullmatch(message, capsys.readouterr().err)
+    assert path.read_bytes() == b"x\n"
+    assert len(server.requests) == asked
+    path.unlink()
+    if name != "hashed":  # of which the server has no right one
+        assert download.main(arguments) == 0
+        assert path.read_bytes() == CONTENT
+
+
+def test_a_damaged_record_is_one_line(resources, capsys):
+    assert download.main(["--only", "plain", *resources.arguments]) == 0
+    (resources.root / "pretrained_models" / downloads.RECORD).write_text("{")
+    for more in ([], ["--list"]):
+        capsys.readouterr()
+        assert download.main(["--only", "plain", *more, *resources.arguments]) == 1
+        assert re.fullmatch(r"error: .*downloads\.json: no JSON .*, remove it .*\n", capsys.readouterr().err)
+
+
 def test_the_first_digits_of_a_checksum_will_do(tmp_path):
     (tmp_path / "a").write_bytes(CONTENT)
     kind, digits = downloads.digest(tmp_path / "a").split(":")
@@ -236,14 +274,40 @@ def test_what_a_command_needs(command, expected):
     assert published.needed_by(command) == expected
 
 
+@pytest.mark.parametrize(
+    ("command", "essence"),
+    [
+        ("python3 -m ex_stage1", "stage=1"),
+        (".venv/bin/python -m ex_stage2 with arch=fpasst", "arch=fpasst stage=2"),
+        ("nohup python -m ex_stage1 > log.txt 2>&1 &", "stage=1"),
+        ("cd there && CUDA_VISIBLE_DEVICES=1 torchrun -m ex_stage1 main with multi_gpu", "stage=1"),
+        ("python ex_stage1.py with arch=beats", "arch=beats stage=1"),
+        ("python ./ex_stage1.py with 'arch=\"beats\"'", "arch=beats stage=1"),
+        ("python -m ex_stage1 -F runs with arch=beats", "arch=beats stage=1"),
+        ("python -m ex_stage1 --name first with arch=beats --file_storage=runs -u", "arch=beats stage=1"),
+        ("python -m ex_audioset -F runs evaluate with audioset_strong arch=asit", "evaluate audioset_strong arch=asit"),
+    ],
+)
+def test_a_command_as_shells_get_it(command, essence):
+    assert published.needed_by(essence)
+    assert published.needed_by(command) == published.needed_by(essence)
+
+
+def test_a_mistyped_script():
+    with pytest.raises(ValueError, match="unknown script 'ex_stage3', known: ex_stage1, ex_stage2, "):
+        published.needed_by("python -m ex_stage3")
+
+
 def test_a_command_is_provided_for(server, resources, capsys):
     assert download.main(["--for", "arch=odd", *resources.arguments]) == 0
     assert fetched(resources) == ["pretrained_models/odd_mAP=0.5(2).pt"]
     capsys.readouterr()
-    assert download.main(["--for", "arch=none", *resources.arguments]) == 0
+    assert download.main(["--for", "arch=frame_mn16", *resources.arguments]) == 0
     assert capsys.readouterr().out == "nothing that is published is needed\n"
     assert download.main(["--for", "arch='none", *resources.arguments]) == 1
     assert capsys.readouterr().err == "error: No closing quotation\n"
+    assert download.main(["--for", "arch=beatz", *resources.arguments]) == 1
+    assert capsys.readouterr().err.startswith("error: unknown arch 'beatz', did you mean beats")
 
 
 def test_names_sets_and_files_are_known(capsys):
@@ -266,6 +330,14 @@ def test_the_list_says_what_is_there(resources, capsys):
     assert head[:3] == ["NAME", "SET", "SIZE"]
     assert lines[0][:3] == ["plain", "few", "there"]
     assert [line[2] for line in lines[1:]] == ["missing"] * 4
+    (resources.root / "pretrained_models/plain.ckpt").write_bytes(b"x")
+    (resources.root / "pretrained_models/sized.ckpt").write_bytes(b"xy")
+    assert download.main(["--list", *resources.arguments]) == 0
+    wrong = [re.split(" {2,}", line)[:4] for line in capsys.readouterr().out.splitlines()[1:3]]
+    assert wrong == [
+        ["plain", "few", "wrong size", f"1 of {len(CONTENT)} bytes"],
+        ["sized", "few", "wrong size", f"2 of {len(CONTENT)} bytes"],
+    ]
     assert lines[0][-2:] == ["arch=plain", published.table()["plain"].address]
     assert download.main(["--list", "--only", "dirs", *resources.arguments]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2

@@ -393,6 +393,17 @@ def test_networks_that_do_not_do():
         FrameRunner(tiny(head_type=None))
     with pytest.raises(ValueError, match="precision is 'f16', expected one of f32, bf16"):
         FrameRunner(tiny(), precision="f16")
+    with pytest.raises(ValueError, match="device is 'foo', expected one that is there: cpu"):
+        FrameRunner(tiny(), device="foo")
+
+
+def test_a_network_of_patches_says_how_short_a_window_may_be():
+    mel, model = build_strong("asit", {"asit": {"embed_dim": 16, "depth": 1, "num_heads": 2}}, 5)
+    runner = FrameRunner(Member("asit", mel, model))
+    assert runner.min_samples == 2800
+    assert runner(golden_waveform(0.2, 16000, 0, 1))[0].shape == (1, 5, 5)
+    with pytest.raises(ValueError, match=r"window_size is 0\.16 s, expected at least the 0\.175 s that the network"):
+        Detection(window_size=0.16).require(runner)
 
 
 @pytest.mark.parametrize("arch", ["atst_frame", "frame_mn06"])
@@ -448,7 +459,8 @@ def test_recordings_that_cannot_be_read(tmp_path, caplog):
     ("settings", "message"),
     [
         ({"window_size": 1.03}, r"window_size is 1\.03 s, expected a multiple of the 0\.04 s of a frame"),
-        ({"window_size": 0.04}, r"window_size is 0\.04 s, expected at least the 0\.1 s that the front end needs"),
+        ({"window_size": 0.04}, r"window_size is 0\.04 s, expected at least the 0\.1 s that the network needs"),
+        ({"window_size": "abc"}, r"window_size is 'abc', expected a number of seconds"),
         ({"hop_length": 0}, r"hop_length is 0 s, expected a multiple of the 0\.04 s of a frame"),
         ({"window_size": 4, "hop_length": 5}, r"hop_length is 5 s, expected at most the 4 s of a window"),
         ({"median_window": 2.5}, r"median_window is 2\.5, expected a whole number of frames from 1 on"),
@@ -457,11 +469,18 @@ def test_recordings_that_cannot_be_read(tmp_path, caplog):
         ({"thresholds": []}, r"thresholds is \[\], expected one number"),
         ({"thresholds": "0.5"}, r"thresholds is '0\.5', expected one number"),
         ({"min_gap": -1}, r"min_gap is -1 s, expected 0 or more"),
+        ({"min_duration": "x"}, r"min_duration is x s, expected 0 or more"),
     ],
 )
 def test_impossible_settings(settings, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         detect(["a.wav"], Levels(), stream, CLASSES, Detection(**settings))
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5])
+def test_impossible_batches(batch_size):
+    with pytest.raises(ValueError, match=f"inference_batch_size is {batch_size}, expected a whole number"):
+        detect_recordings(["a.wav"], Levels(), stream, batch_size=batch_size)
 
 
 def test_what_does_not_fit(tmp_path):

@@ -202,6 +202,19 @@ def test_features_of_a_file_that_was_damaged_later_are_removed(tmp_path, clips):
     assert CachedFeatures(tmp_path / "x.hdf5").ids == set(clips) - {name}
 
 
+def test_features_without_audio_are_removed(tmp_path, clips):
+    """Also those that only a part of stopped work has; other clips of the file stay."""
+    path, few = tmp_path / "x.hdf5", dict(list(clips.items())[:4])
+    build_features(path, few, frames, RATE, SETTINGS, workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        build_features(path, clips, Counting(frames, stop_at=20), RATE, SETTINGS, workers=1)
+    count, absent = Counting(frames), dict.fromkeys(("Größe 0", "Größe 4", "none"))
+    built = build_features(path, absent, count, RATE, SETTINGS, workers=1)
+    assert (built.added, built.kept, built.unreadable, count.calls) == (0, 0, {}, 0)
+    there = range(4 + feature_cache.CLIPS_PER_PART)
+    assert CachedFeatures(path).ids == {f"Größe {number}" for number in there} - absent.keys()
+
+
 def test_a_front_end_that_refuses_every_clip_is_an_error(tmp_path, clips):
     with pytest.raises(
         ValueError, match=r"none of 40 clips can be read: .*expected finite numbers of frames and bands"
@@ -260,6 +273,22 @@ def test_readers_open_files_late_and_travel(tmp_path, clips):
     copy = pickle.loads(pickle.dumps(cache))
     assert copy.file._entries == {}
     np.testing.assert_array_equal(copy.read("Größe 5"), expected)
+
+
+def test_a_reader_stays_with_its_file(tmp_path, clips):
+    """Whoever replaces the file meanwhile does not change what is read; a reader that comes later sees the new one."""
+    path, other = tmp_path / "x.hdf5", tmp_path / "other.hdf5"
+    build_features(path, clips, frames, RATE, SETTINGS)
+    build_features(other, dict(list(clips.items())[:2]), lambda audio: frames(audio) + 1, RATE, SETTINGS)
+    cache = CachedFeatures(path)
+    late = CachedFeatures(path)
+    cache.read("Größe 0")
+    os.replace(other, path)
+    np.testing.assert_array_equal(cache.read("Größe 1"), np.full((5, 4), 1 / 64, np.float32))
+    np.testing.assert_array_equal(cache.read("Größe 39"), np.full((4, 4), 39 / 64, np.float32))
+    np.testing.assert_array_equal(late.read("Größe 1"), np.full((5, 4), 65 / 64, np.float32))
+    with pytest.raises(BadAudio, match=r"x\.hdf5, clip 'Größe 39': "):
+        late.read("Größe 39")
 
 
 def test_files_that_are_no_caches(tmp_path):

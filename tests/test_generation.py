@@ -117,7 +117,7 @@ def test_manifest_says_how_a_clip_was_made(tmp_path):
     assert soundfile.info(tmp_path / "b_cap_1.wav").samplerate == 16000
 
 
-@pytest.mark.parametrize(("columns", "found"), [([3], "3"), ([0], "0")])
+@pytest.mark.parametrize(("columns", "found"), [([3], "3"), ([0], "0"), (3, "3"), ("all", "'all'")])
 def test_columns_are_checked(tmp_path, columns, found):
     with pytest.raises(ValueError, match=rf"generator.columns has {found}, expected numbers of captions, 1 to 2"):
         generate(ROWS, tmp_path, Tones(), columns=columns)

@@ -111,6 +111,17 @@ def test_short_scene_is_filled_up(moments):
     assert get_scene_embeddings(torch.ones(3, 4), moments)[2].tolist() == [pytest.approx(0.4), 1, 0]
 
 
+def test_windows_of_a_network_of_patches_are_filled_up():
+    """Those of 160 ms have 14 frames, ASiT takes 16."""
+    torch.manual_seed(0)
+    model = HearModel(*build_tagger("asit", {"asit": {"embed_dim": 16, "depth": 1, "num_heads": 2}}))
+    audio = torch.from_numpy(golden_waveform(0.15, 16000, 0, 1))
+    with torch.no_grad():
+        expected = model.tagger.tag(model.mel(torch.nn.functional.pad(audio, (0, 400))))[1]
+    torch.testing.assert_close(get_scene_embeddings(audio, model), expected)
+    assert get_timestamp_embeddings(audio, model)[0].shape == (1, 4, 16)
+
+
 def test_embeddings_are_plain_tensors(mn01):
     audio = torch.zeros(2, 16000)
     scene, (stamped, stamps) = get_scene_embeddings(audio, mn01), get_timestamp_embeddings(audio, mn01)
@@ -136,6 +147,15 @@ def test_a_run(tmp_path):
     with torch.no_grad():
         expected = tagger.eval().tag(mel.eval()(audio))[1]
     torch.testing.assert_close(get_scene_embeddings(audio, model), expected)
+
+
+def test_a_frame_wise_model(tmp_path):
+    path = tmp_path / "strong.ckpt"
+    config = {"arch": "mn01_as", "dataset": "audioset_strong"}
+    save(path, {"state_dict": {"net_strong.x": torch.zeros(1)}, "classes": ["a", "b"], "config": config})
+    line = f"^{path} holds a frame-wise model of audioset_strong, expected a tagger$"
+    with pytest.raises(ValueError, match=line):
+        load_model(str(path))
 
 
 def test_a_published_file_is_known_by_its_name(tmp_path):

@@ -40,6 +40,8 @@ def main(arch, loss, seed):
         raise ValueError("unknown arch 'unknown'")
     if arch == "bug":
         [].pop()
+    if arch.startswith("/"):
+        open(arch, "w")
     print("built", part(), arch, loss["deep"]["p"], seed)
     return part()[0]
 """
@@ -123,6 +125,13 @@ def test_mistakes_are_one_line(script, arguments, line):
     done = script(*arguments)
     assert done.returncode == 1
     assert done.stderr.strip() == line
+
+
+def test_errors_of_the_system_name_the_file(script):
+    done = script("with", "arch=/")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: /: Is a directory"
+    assert "Traceback" not in done.stderr
 
 
 def test_print_config_and_file_observer(script):

@@ -157,7 +157,5 @@ def test_load_responses(tmp_path):
 
 @pytest.mark.parametrize("folder", ["nowhere", "", None])
 def test_missing_responses(tmp_path, folder):
-    with pytest.raises(
-        DataMissing, match=r"training\.dir_p > 0 needs impulse responses: training\.dir_folder = .*0 wav"
-    ):
+    with pytest.raises(DataMissing, match=r"^dir_p > 0 needs impulse responses: dir_folder = .*0 wav"):
         load_responses(tmp_path / folder if folder else folder, 16000)

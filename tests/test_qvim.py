@@ -411,6 +411,14 @@ def test_check_data(vocal, capsys):
     assert "to search: 6 sounds, 10 queries (10 with the right sound)" in shown
 
 
+def test_2dft_of_a_recording_of_three_samples(vocal, dataset_path):
+    root = vocal.folder / "dev"
+    shutil.copytree(Path(dataset_path) / "qvim-dev", root)
+    soundfile.write(min((root / "Queries").rglob("*.wav")), np.ones(3) / 2, 44100)
+    vocal.run("odd", command="evaluate", baseline="2dft", data={"test_root": str(root)})
+    assert 0 < vocal.results("odd")["2dft", "mrr"] < 1
+
+
 # -- weights ----------------------------------------------------------------------------------------------------------
 
 
@@ -450,6 +458,24 @@ def test_a_run_is_evaluated_with_its_own_settings(vocal, dataset_path, mistake):
     assert vocal.results("mel") == vocal.results("section") != vocal.results("trained")
     vocal.config["pretrained_name"] = file
     assert mistake("evaluate", "arch=mn02_as") == f"{file} is for arch=mn01_as, but arch=mn02_as is asked for"
+
+
+def test_a_checkpoint_needs_no_published_weights(vocal, monkeypatch, caplog):
+    trained = vocal.run("trained", test_untrained=False)
+    asked = []
+    monkeypatch.setattr(ex_qvim, "provide_weights", asked.append)
+    vocal.config["pretrained_name"] = "own"
+    file = vocal.weights_of("trained")
+    tested = vocal.run(command="evaluate", baseline="encoder", ckpt_path=file)
+    assert asked == [None]
+    assert tested == pytest.approx(trained, abs=1e-6)
+    assert "random weights" not in caplog.text
+
+
+def test_random_weights_are_named(caplog):
+    config = {**config_of(), "arch": "beats", **FAMILIES["beats"]}
+    ex_qvim.build({**config, "beats": {**config_of()["beats"], **FAMILIES["beats"]["beats"]}})
+    assert "pretrained_name=own: beats has random weights" in caplog.messages
 
 
 # -- search -----------------------------------------------------------------------------------------------------------
@@ -530,8 +556,28 @@ def test_an_index_of_another_checkpoint_is_refused(vocal, kept, dataset_path, mi
     torch.save(content, other)
     line = mistake("search", f"pretrained_name={other}", f"query={query}")
     assert "search with the checkpoint of the index, or make the index again" in line
-    assert "choose another folder, or overwrite=True" in mistake("index", f"pretrained_name={other}", sounds)
+    assert "choose another folder, or index.overwrite=True" in mistake("index", f"pretrained_name={other}", sounds)
     assert vocal.command(f"pretrained_name={kept}", f"query={query}", command=["search"]) == 0
+
+
+def test_short_sounds_are_indexed_and_submitted(vocal, kept):
+    """What an evaluation takes: a tick of 0.05 s, and three samples."""
+    rng = np.random.default_rng(0)
+    for name, samples in (("Items/tick.wav", 800), ("Items/b.wav", 8000), ("Queries/q.wav", 3)):
+        (vocal.folder / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(vocal.folder / "set" / name, rng.normal(0, 0.1, samples), RATE)
+    places = {"pretrained_name": kept, "index": {"folder": str(vocal.folder / "index")}}
+    vocal.tried("index", **merged(places, {"index": {"sounds": str(vocal.folder / "set")}}))
+    files = json.loads((vocal.folder / "index" / "index.json").read_text())["files"]
+    assert {file["path"]: file["seconds"] for file in files} == {
+        "Items/tick.wav": 0.05, "Items/b.wav": 0.5, "Queries/q.wav": 0.0,
+    }  # fmt: skip
+    data = {"test_root": str(vocal.folder / "set"), "num_workers": 0}
+    vocal.tried("submission", pretrained_name=kept, data=data, out=str(vocal.folder / "out"))
+    scores = json.loads((vocal.folder / "out" / "similarities.json").read_text())
+    vectors = np.load(vocal.folder / "index" / "embeddings.npy")
+    of = {Path(file["path"]).name: vectors[number] for number, file in enumerate(files)}
+    assert scores["q.wav"] == pytest.approx({name: of["q.wav"] @ of[name] for name in ("tick.wav", "b.wav")}, abs=1e-5)
 
 
 def test_submission(vocal, kept, dataset_path, capsys):
@@ -551,6 +597,11 @@ def test_submission(vocal, kept, dataset_path, capsys):
         row = scores[Path(query).name]
         reciprocal.append(1 / (1 + sum(score > row[Path(item).name] for score in row.values())))
     assert np.mean(reciprocal) == pytest.approx(vocal.results("same")["mn01_as", "mrr"], abs=1e-6)
+
+
+def test_commands_take_weights_by_their_name(vocal, kept):
+    with pytest.raises(ValueError, match="ckpt_path is where a training or its test goes on, expected that file as"):
+        vocal.tried("search", ckpt_path=kept, pretrained_name=None, query="hum.wav")
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------
@@ -580,6 +631,8 @@ def test_submission(vocal, kept, dataset_path, capsys):
         ("index", ["index.sounds={tmp}/bad"], "{tmp}/bad: 0 of 1 sound files can be indexed; first: {tmp}/bad/a.wav"),
         ("search", [], "query is not set, expected a recording"),
         ("search", ["query={tmp}/silent.wav", "index.folder={tmp}/empty"], "{tmp}/empty: no index of sounds here"),
+        ("serve", ["serve.port=abc"], "serve.port is 'abc', expected a whole number"),
+        ("serve", ["serve.top=2.5"], "serve.top is 2.5, expected a whole number"),
         ("submission", [], "data.test_root is not set, expected the evaluation set with Items and Queries"),
         ("submission", ["data.test_root={tmp}/empty"], "{tmp}/empty/Items: no such folder"),
         ("submission", ["data.test_root={tmp}/set"], "{tmp}/set/Queries/y/q.wav: called like {tmp}/set/Queries/x"),
@@ -615,6 +668,8 @@ def test_queries_that_cannot_be_used(vocal, mistake, bad_input):
         (["query={tmp}/bad/a.wav"], "{tmp}/bad/a.wav: not readable as audio"),
         (["query={tmp}/silent.wav"], "{tmp}/silent.wav: silent (peak 0.0e+00), expected a sound"),
         (["query={tmp}/set/Items/a.wav", "top=0"], "top is 0, expected at least 1"),
+        (["query={tmp}/set/Items/a.wav", "top=1.5"], "top is 1.5, expected a whole number"),
+        (["query={tmp}/set/Items/a.wav", "top=ten"], "top is 'ten', expected a whole number"),
     ):
         line = mistake("search", *(word.format(tmp=bad_input) for word in words))
         assert line.startswith(message.format(tmp=bad_input))

@@ -3,11 +3,14 @@
 import os
 import signal
 
+import lightning as L
 import pytest
 import torch
 
+from helpers.ingredients import keyword_defaults
 from helpers.mean_teacher import MeanTeacher
-from tests.runs import StageRuns, assert_same
+from helpers.runs import make_trainer
+from tests.runs import StageRuns, assert_same, merged
 
 STEPS = 5  # of an epoch
 
@@ -28,16 +31,16 @@ def uninterrupted(tmp_path_factory, task4_tree):
     return runs
 
 
-def assert_continued(stage1, uninterrupted, accumulate=1):
+def assert_continued(stage1, uninterrupted, accumulate=1, name="ended"):
     """The continued run is the uninterrupted one, in what it logged and in its checkpoints."""
     whole = str(accumulate)
     for prefix in ("train/", "val/"):
-        expected, logged = uninterrupted.metrics(whole, prefix), stage1.metrics("ended", prefix)
+        expected, logged = uninterrupted.metrics(whole, prefix), stage1.metrics(name, prefix)
         assert list(logged) == list(expected)
         for step, values in expected.items():
             assert_same(values, logged[step], f"{prefix} step {step}")
     for file in ("last", "best"):
-        first, second = uninterrupted.checkpoint(whole, file), stage1.checkpoint("ended", file)
+        first, second = uninterrupted.checkpoint(whole, file), stage1.checkpoint(name, file)
         for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
             assert_same(first[key], second[key], f"{file} {key}")
 
@@ -160,3 +163,54 @@ def test_finished(stage1):
     assert stage1.results("finished") == results
     assert_same(stage1.checkpoint("finished")["state_dict"], last["state_dict"])
     assert len(stage1.metrics("finished")) == STEPS
+
+
+def test_goes_on_from_the_best_checkpoint(stage1, uninterrupted):
+    """It is written after the validation of its epoch, which is not done again."""
+    stage1.run("first", **merged(options(), {"trainer": {"max_epochs": 1}}))
+    best = stage1.path("first") / "checkpoints" / "best.ckpt"
+    stage1.run(ckpt_path=str(best), **options())
+    assert_continued(stage1, uninterrupted, name="first")
+
+
+class Scored(L.LightningModule):
+    """Its validation has the score of its epoch, from a list; a signal may come in the last batch of an epoch."""
+
+    headline = ("val/mAP", "max")
+
+    def __init__(self, scores, ends_in=None):
+        super().__init__()
+        self.layer, self.scores, self.ends_in = torch.nn.Linear(1, 1), scores, ends_in
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx == 1 and self.current_epoch == self.ends_in:
+            send(signal.SIGTERM)
+        return self.layer(batch).mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/mAP", self.scores[self.current_epoch])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize("ends_in", [None, 1], ids=["finished", "by a signal"])
+def test_the_best_checkpoint_is_known_after_the_end(tmp_path, ends_in):
+    """A run that goes on with a worse epoch keeps the best of before."""
+    clips = torch.utils.data.DataLoader(torch.ones(2, 1))
+    files = tmp_path / "checkpoints"
+
+    def fit(module, epochs, ckpt_path=None):
+        entries = {"max_epochs": epochs, "accelerator": "cpu", "enable_progress_bar": False}
+        entries = {**keyword_defaults(L.Trainer), "num_sanity_val_steps": 0, **entries}
+        trainer = make_trainer(entries, tmp_path, [], module.headline)
+        trainer.fit(module, clips, clips, ckpt_path=ckpt_path, weights_only=False)
+        return torch.load(files / "best.ckpt", weights_only=False)["epoch"]
+
+    scores = [0.1, 0.9, 0.5]
+    if ends_in is None:
+        assert fit(Scored(scores), 2) == 1
+    else:
+        with pytest.raises(SystemExit):
+            fit(Scored(scores, ends_in), 3)
+    assert fit(Scored(scores), 3, files / "last.ckpt") == 1

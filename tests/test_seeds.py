@@ -152,7 +152,7 @@ def test_stored_results_of_another_study_are_refused(tmp_path):
         ("optimizer.lr was 0.1 and is 0.2", {"optimizer": {"lr": 0.2}}),
         ("trainer.max_epochs was 3 and is 9", {"trainer": {"max_epochs": 9, "devices": 1}}),
     ):
-        with pytest.raises(ValueError, match=rf"seed_0\.json is of another config: {key}; take another folder"):
+        with pytest.raises(ValueError, match=rf"seed_0\.json is of another config: {key}; take another name"):
             seed_study(never, [0], tmp_path, {**CONFIG, **changed})
     for text in ("{", "[]", '{"results": 3, "config": {}}', '{"results": {"a": "x"}, "config": {}}', '{"results": {}}'):
         (tmp_path / "seed_0.json").write_text(text)

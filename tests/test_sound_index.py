@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -197,7 +199,71 @@ def test_a_stop_between_old_and_new_is_mended(tmp_path, sounds):
     assert not (tmp_path / ".index.old").exists()
 
 
+HOLDS = """
+import sys, time
+from helpers.locks import holding
+with holding(sys.argv[1]):
+    print(1, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_one_run_at_a_time(tmp_path, sounds):
+    command = [sys.executable, "-c", HOLDS, str(tmp_path / ".index.lock")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"1\n"
+        with pytest.raises(ValueError, match=r"index: another run makes this index, expected one at a time$"):
+            build(tmp_path / "index", sounds)
+        assert not (tmp_path / "index").exists()
+        assert build(tmp_path / "other", sounds)["files"] == 3
+    finally:
+        process.kill()
+        process.communicate()
+    assert build(tmp_path / "index", sounds)["files"] == 3
+
+
+def test_results_that_another_run_has_removed_are_missed(tmp_path, sounds, monkeypatch):
+    monkeypatch.setattr(sound_parts, "PART_SECONDS", 0)
+
+    class Disturbed(Spectral):
+        def __call__(self, waveforms):
+            if self.seen == 2:
+                shutil.rmtree(next(tmp_path.glob(".index.*.parts")))
+            return super().__call__(waveforms)
+
+    with pytest.raises(ValueError, match=r"vectors of [12] files and 0 skipped, expected 3 together: another run"):
+        build(tmp_path / "index", sounds, Disturbed(), batch_size=1, workers=1)
+    assert not (tmp_path / "index").exists()
+    assert build(tmp_path / "index", sounds)["files"] == 3
+
+
+def test_folders_at_home(tmp_path, sounds, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(sounds)
+    build_index("~/index", "~/sounds", find_audio("~/sounds"), Spectral(), stream)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "sounds"]
+    index = load_index("~/index", root="~/sounds")
+    assert index.path_of(0) == tmp_path / "sounds" / "high.aiff"
+    assert not (sounds / "~").exists()
+
+
 # -- bad input
+def test_sounds_shorter_than_the_others_may_be(tmp_path, sounds):
+    write(sounds / "tick.wav", tone(HERTZ["mid"], 0.05))
+    write(sounds / "click.wav", tone(HERTZ["mid"], 0.0003, 44100), 44100)
+    write(sounds / "empty.wav", np.zeros(0, np.float32))
+    assert len(build(tmp_path / "without", sounds)["skipped"]) == 3
+    result = build_index(tmp_path / "index", sounds, find_audio(sounds), Spectral(), partial(stream, short=True))
+    assert list(result["skipped"]) == [str(sounds / "empty.wav")]
+    index = load_index(tmp_path / "index")
+    seconds = {file.path: file.seconds for file in index.files}
+    assert (seconds["tick.wav"], seconds["click.wav"]) == (0.05, 0.0)
+    pcm = np.rint(tone(HERTZ["mid"], 0.05) * 32768).astype(np.float32) / 32768
+    expected = Spectral()(np.pad(pcm, (0, 2 * RATE - len(pcm)))[None])[0]
+    np.testing.assert_allclose(index.vectors[list(seconds).index("tick.wav")], expected, atol=1e-4)
+
+
 def test_unreadable_files_are_listed_and_skipped(tmp_path, sounds, caplog):
     (sounds / "broken.wav").write_bytes(b"no sound at all")
     (sounds / "empty.flac").write_bytes(b"")
@@ -285,6 +351,51 @@ def test_damaged_indices(tmp_path, sounds):
     config.write_text("{")
     with pytest.raises(ValueError, match=r"index\.json: damaged"):
         load_index(tmp_path / "index")
+
+
+def without(*keys):
+    def damage(path):
+        config = json.loads(path.read_text())
+        section = config
+        for key in keys[:-1]:
+            section = section[key]
+        del section[keys[-1]]
+        path.write_text(json.dumps(config))
+
+    return damage
+
+
+def cut(size):
+    return lambda path: path.write_bytes(path.read_bytes()[:size])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *(("index.json", cut(size)) for size in (0, 1, 300, -3)),
+        *(("index.json", without(*keys)) for keys in (["root"], ["files"], ["encoder"], ["encoder", "dim"],
+          ["cutting", "hop"], ["search", "kind"], ["files", 0, "windows"])),
+        ("index.json", lambda path: path.write_text("[1]")),
+        *(("embeddings.npy", cut(size)) for size in (0, 5, 60, -1)),
+        ("embeddings.npy", lambda path: path.write_bytes(b"PK garbage" * 99)),
+        ("embeddings.npy", Path.unlink),
+        *(("search.faiss", cut(size)) for size in (0, 3, 40, -1)),
+        ("search.faiss", lambda path: path.write_bytes(b"garbage" * 99)),
+    ],
+)  # fmt: skip
+def test_the_advice_for_damaged_indices_works(tmp_path, sounds, name, damage):
+    if name == "search.faiss":
+        pytest.importorskip("faiss")
+    build(tmp_path / "index", sounds)
+    damage(tmp_path / "index" / name)
+    for attempt in (load_index, partial(build, sounds=sounds)):
+        with pytest.raises(ValueError, match=r"make the index again with index\.overwrite=True$") as error:
+            attempt(tmp_path / "index")
+        assert str(error.value).startswith(f"{tmp_path / 'index' / name}: ")
+        assert "\n" not in str(error.value)
+    assert build(tmp_path / "index", sounds, overwrite=True)["files"] == 3
+    index = load_index(tmp_path / "index")
+    assert index.search(index.vectors[1])[0].path == "low/a.wav"
 
 
 def test_names_that_are_no_text(tmp_path):

@@ -674,7 +674,6 @@ def test_second_start_continues_the_first(tmp_path):
     with pytest.raises(ValueError, match=r"optimizer\.lr was 0\.1 and is 0\.2 \(and 1 more\)") as caught:
         again(changed)
     assert "\n" not in str(caught.value)
-    assert again(changed, allow_changes=True) == newest
     with pytest.raises(ValueError, match=r"the run has no name, expected one, such as wandb\.name=baseline"):
         run_names.resume_or_new(tmp_path, "clotho", None, CONFIG)
 

@@ -28,7 +28,8 @@ def published():
     table = {}
     for file, raw, _ in stored["captions"]:
         table.setdefault(file, []).append(raw)
-    rows = without_generated([Captioned(file, tuple(captions)) for file, captions in table.items()])
+    listed = [Captioned(file, tuple(captions)) for file, captions in table.items()]
+    rows, _ = without_generated(listed, listed)
     there = {column: stored["files"][f"./data/Clotho_caption_{column}"] for column in COLUMNS}
     generated = [
         {

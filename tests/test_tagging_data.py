@@ -13,6 +13,7 @@ from data_util import tagging_clips
 from data_util.audio import read
 from data_util.class_tables import audioset_ids, class_names
 from data_util.errors import BadAudio, DataMissing, TableError
+from data_util.listings import read_csv
 from data_util.loaders import evaluation_loader
 from data_util.tagging import DATASETS, evaluation_set, training_set
 from data_util.tagging_clips import AudioFiles, TaggingClips, read_clip, report_unreadable
@@ -464,6 +465,8 @@ FSD50K_TABLE, OPENMIC_TABLE = "FSD50K.ground_truth/dev.csv", "openmic-2018-aggre
     [
         (make_esc50, "esc50", "meta/esc50.csv", "rooster", "roster", r"line 3: unknown class 'roster' \(did you mean"),
         (make_esc50, "esc50", "meta/esc50.csv", ",0,dog", ",7,dog", r"line 2: target 7 and fold 1, expected 0"),
+        (make_esc50, "esc50", "meta/esc50.csv", ",1,0,dog", ",9,0,dog", r"line 2: target 0 and fold 9, .* and 1 to 5"),
+        (make_esc50, "esc50", "meta/esc50.csv", ",1,0,dog", ",0,0,dog", r"line 2: target 0 and fold 0, .* and 1 to 5"),
         (
             make_dcase20,
             "dcase20",
@@ -490,6 +493,13 @@ def test_wrong_labels(tmp_path, make, name, table, old, new, message):
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(TableError, match=rf"{path.name}, {message}"):
         training_set(name, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["file,labels\na.wav,Geräusch\n", "file,labels\n" + "a.wav,x\n" * 20000 + "é,x\n"])
+def test_tables_of_another_encoding(tmp_path, text):
+    (tmp_path / "labels.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(TableError, match=r"labels\.csv: byte 0xe[49] is not UTF-8, expected a table of that encoding"):
+        read_csv(tmp_path / "labels.csv", ("file", "labels"))
 
 
 def test_wrong_label_counts(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import tracemalloc
 
 import h5py
@@ -12,6 +13,7 @@ import torch
 
 from data_util.class_tables import class_names
 from data_util.streaming import find_audio, stream
+from helpers.inference import unique_names
 from helpers.result_files import Unfinished
 from helpers.tagging_inference import Cut, embed, inference, tag_recordings
 from helpers.tagging_results import HEADER, Tagged, best, table, write_tags
@@ -291,12 +293,57 @@ def test_eight_channels(tmp_path):
     np.testing.assert_allclose(result.logits, [[x.mean(), x.mean(1).max()]], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("arch", ["beats", "asit"])
+def test_a_network_of_patches_says_how_short_a_clip_may_be(arch):
+    """16 frames: 25 ms, and 15 times 10 ms."""
+    small = {"beats": {"encoder_layers": 1}, "asit": {"depth": 1}}
+    mel, net = build_tagger(arch, small)
+    runner = TorchRunner(Member(arch, mel, net), sample_rate=32000)
+    assert runner.min_samples == 5600
+    (result,) = tag_recordings(["x"], runner, lambda *_: [golden_waveform(0.15, 32000, 0, 1)[0]])
+    assert (result.logits.shape, result.seconds.tolist()) == ((1, 527), [0.15])
+    assert np.isfinite(result.logits).all()
+
+
+def test_names_are_unique():
+    for stems, expected in (
+        (["a", "a-2", "a"], ["a", "a-2", "a-3"]),
+        (["a", "a", "a-2", "a"], ["a", "a-3", "a-2", "a-4"]),
+        (["a", "a-2", "a-2", "a"], ["a", "a-2", "a-2-2", "a-3"]),
+    ):
+        paths = [f"{folder}/{stem}.wav" for folder, stem in enumerate(stems)]
+        assert unique_names(paths) == dict(zip(paths, expected))
+
+
+def test_a_name_that_is_no_text(tmp_path, caplog):
+    good, bad = write(tmp_path / "a.wav", 1), tmp_path / os.fsdecode(b"\xff\xe9.wav")
+    good.rename(bad)
+    write(good, 1)
+    out = tmp_path / "out.json"
+    summary = inference(find_audio(tmp_path), Levels(), stream, ("a", "b"), out=out, show=lambda text: text.encode())
+    shown = str(tmp_path / r"\xff\xe9.wav")
+    assert summary == {"tagged": 1, "skipped": {shown: f"{shown}: the name of the file is not UTF-8"}}
+    content = json.loads(out.read_text())
+    assert [entry["file"] for entry in content["files"]] == [str(good)]
+    assert [entry["file"] for entry in content["skipped"]] == [shown]
+    assert "not UTF-8" in caplog.text
+
+
 def test_impossible_settings(tmp_path):
     path = write(tmp_path / "a.wav", 1)
-    with pytest.raises(ValueError, match=r"window_size is 0\.05 s, expected at least the 0\.1 s of one frame"):
+    with pytest.raises(
+        ValueError, match=r"window_size is 0\.05 s, expected at least the 0\.1 s that the network needs"
+    ):
         tagged([path], cut=Cut(0.05))
     with pytest.raises(ValueError, match=r"hop_length is 0\.0 s, expected at least one sample"):
         tagged([path], cut=Cut(1.0, 0.0))
+    with pytest.raises(ValueError, match=r"^window_size is 'abc', expected a number of seconds$"):
+        tagged([path], cut=Cut("abc"))
+    with pytest.raises(ValueError, match=r"^hop_length is 1\.0 s, but window_size is not set, expected both"):
+        tagged([path], cut=Cut(None, 1.0))
+    for batch_size in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=f"inference_batch_size is {batch_size}, expected a whole number"):
+            tagged([path], batch_size=batch_size)
     with pytest.raises(ValueError, match="the tagger has 2 classes, expected the 3 that are named"):
         inference([path], Levels(), stream, ("a", "b", "c"))
     with pytest.raises(ValueError, match=r"a\.txt: unknown kind of file, expected one of \.csv, \.json, \.npz"):

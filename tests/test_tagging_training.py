@@ -349,6 +349,22 @@ def test_teacher_logits(tmp_path, kind):
         logits.rows(["x", "y"])
 
 
+def test_teacher_of_clips_that_are_called_alike(tmp_path):
+    def teacher_of(*names):
+        with h5py.File(tmp_path / "alike.hdf5", "w") as file:
+            file["filenames"], file["logits"] = names, LOGITS[: len(names)]
+        return TeacherLogits(tmp_path / "alike.hdf5", classes=6)
+
+    logits = teacher_of("cat/0.wav", "dog/0.wav", "dog/1.wav")
+    assert logits.rows(["dog/0.wav", "cat/0.wav", "dog/1.wav", "dog/1.wav"]).tolist() == [1, 0, 2, 2]
+    assert logits.rows(["/data/dog/0.wav", "/data/cat/0.wav", "1.mp3", "0.wav"]).tolist() == [1, 0, 2, -1]
+    for name in ("0", "0.wav"):
+        with pytest.raises(TableError, match=r"row 0 is both cat/0\.wav and dog/0\.wav, expected both with"):
+            teacher_of(name).rows(["cat/0.wav", "dog/0.wav"])
+    with pytest.raises(TableError, match="1 file names are there twice"):
+        teacher_of("cat/0.wav", "cat/0.wav")
+
+
 def test_wrong_teachers(tmp_path):
     teacher(tmp_path, "pkl")
     npy, index = tmp_path / "teacher.npy", tmp_path / "rows.pkl"

@@ -212,7 +212,7 @@ def test_device_responses(paths, tmp_path):
     data = task4.training_set(GRID, paths, **options)
     assert isinstance(data.datasets[0].dataset, WavMix)  # mixed first, then recorded by one device
     assert data[0, (1, 2)]["audio"].shape == (24000,)
-    with pytest.raises(DataMissing, match=r"training\.dir_folder = .*nowhere, 0 wav files"):
+    with pytest.raises(DataMissing, match=r"dir_folder = .*nowhere, 0 wav files"):
         task4.training_set(GRID, paths, **{**options, "dir_folder": tmp_path / "nowhere"})
 
 

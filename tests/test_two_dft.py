@@ -87,6 +87,13 @@ def test_prepared():
     np.testing.assert_array_equal(short, np.repeat([0.5, 0], [100, 60]).astype(np.float32))
 
 
+def test_recordings_of_less_than_a_sample_are_silence(waves):
+    tick = two_dft.prepared(np.ones(3), 44100)
+    np.testing.assert_array_equal(tick, np.zeros(40000, np.float32))
+    whole = [two_dft.prepared(wave, two_dft.RATE) for wave in waves]
+    np.testing.assert_array_equal(two_dft.similarity([tick], whole), np.zeros((1, 3)))
+
+
 def test_silence_and_no_clips(waves):
     silence = np.zeros_like(waves[0])
     np.testing.assert_array_equal(two_dft.similarity([silence], waves), np.zeros((1, 3)))

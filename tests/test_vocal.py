@@ -115,6 +115,21 @@ def test_query_named_again_counts_once(tmp_path, caplog):
     assert "2 of 4 queries are named again" in caplog.text
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_tables_in_another_encoding(tmp_path, encoding):
+    rows = [("a", "Gr\u00fcn", "a.wav", "q.wav", "")]
+    dev = make_dev(tmp_path / "dev", rows) / "DEV Dataset.csv"
+    sketch = make_vimsketch(tmp_path / "sketch", ["001_000Gr\u00fcn.wav"], ["00001_000Gr\u00fcn.wav"])
+    meta = tmp_path / "meta" / "meta.csv"
+    meta.parent.mkdir()
+    meta.write_text("filename\tpositive_pair\nq.wav\tgr\u00fcn.wav\n", encoding="utf-8")
+    for table in (dev, sketch / "vocal_imitation_file_names.csv", meta):
+        table.write_text(table.read_text(encoding="utf-8"), encoding=encoding)
+        with pytest.raises(TableError, match=r"byte 0xf[fc] is no UTF-8, expected a table in that") as error:
+            read_collection(table.parent)
+        assert str(error.value).startswith(f"{table}: ")
+
+
 def test_evaluation_set_without_ground_truth(tmp_path):
     for name in ("Items/b/2.wav", "Items/a.wav", "Queries/deep/er/q.wav"):
         write(tmp_path / name, 0.3, rate=RATE)

@@ -42,6 +42,8 @@ class Asit(Backbone):
         grad_checkpointing: compute the activations of each block again in the backward pass, to save memory.
     """
 
+    min_frames = PATCH
+
     def __init__(self, embed_dim=768, depth=12, num_heads=12, grad_checkpointing=False):
         super().__init__()
         self.embed_dim = embed_dim
@@ -54,7 +56,7 @@ class Asit(Backbone):
         Raises:
             ValueError: another shape, or fewer frames than a patch.
         """
-        check_mel(mel, "asit", BANDS, PATCH)
+        check_mel(mel, "asit", BANDS, self.min_frames)
         patches = self.asit.patch_embed(mel.transpose(2, 3))
         positions = self.positions(patches.shape[2])
         return self.asit(patches.flatten(2).transpose(1, 2), positions, self.grad_checkpointing)

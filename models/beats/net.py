@@ -325,6 +325,11 @@ class Beats(Backbone):
                 raise ValueError(f"beats: the checkpoint's cfg has {field.name}={other!r}, this network {own!r}")
         self.config = config
 
+    @property
+    def min_frames(self) -> int:
+        """Fewest frames of a clip: those of a patch."""
+        return self.config.input_patch_size
+
     def forward(self, mel, rng=None):
         """[batch, 1, 128, frames] -> [batch, frames // 16 * tokens_per_frame, embed_dim].
 
@@ -335,7 +340,7 @@ class Beats(Backbone):
         Raises:
             ValueError: another shape, or fewer frames than a patch.
         """
-        check_mel(mel, "beats", BANDS, self.config.input_patch_size)
+        check_mel(mel, "beats", BANDS, self.min_frames)
         x = self.model(mel, self.config, rng if self.training else None, self.grad_checkpointing)
         if self.tokens_per_frame == self.patches_per_frame:
             return x
