@@ -62,7 +62,7 @@ def read_csv(path, columns, delimiter=","):
     """
     if not os.path.isfile(path):
         raise DataMissing(f"no table {path}")
-    with _text(path, "utf-8-sig") as file:
+    with table_text(path, "utf-8-sig") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
         found = reader.fieldnames or []
         missing = [column for column in columns if column not in found]
@@ -82,8 +82,8 @@ def read_csv(path, columns, delimiter=","):
 
 
 @contextmanager
-def _text(path, encoding="utf-8"):
-    """A text file whose bytes that are none raise a TableError."""
+def table_text(path, encoding="utf-8"):
+    """The opened file of a table; bytes in it that are not of the encoding raise TableError."""
     with open(path, newline="", encoding=encoding) as file:
         try:
             yield file
@@ -141,7 +141,7 @@ def _segments(path):
     """YouTube ids and class numbers of a segment table, whose header and settings stand in comments."""
     index = {mid: number for number, mid in enumerate(audioset_ids())}
     ids, labels = [], []
-    with _text(path) as file:
+    with table_text(path) as file:
         for line, row in enumerate(csv.reader(file, skipinitialspace=True), start=1):
             if not row or row[0].startswith("#"):
                 continue
@@ -216,7 +216,8 @@ def openmic(root):
         path = root / "partitions" / f"split01_{part}.csv"
         if not path.is_file():
             continue
-        keys = path.read_text().split()
+        with table_text(path) as file:
+            keys = file.read().split()
         row_of = {key: number for number, key in enumerate(keys)}
         likelihood, mask = np.zeros((2, len(keys), len(classes)), np.float32)
         for row, (instrument,) in zip(rows, instruments):

@@ -20,14 +20,13 @@ import csv
 import logging
 import os
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data_util.errors import DataMissing, TableError
-from data_util.listings import read_csv
+from data_util.listings import read_csv, table_text
 from data_util.recordings import audio_files
 
 logger = logging.getLogger(__name__)
@@ -169,8 +168,7 @@ def evaluation(root):
 def vocalsketch(root):
     """The "fine grained" lists of QBV; the negative examples are further sounds of the collection."""
     root, path = Path(root), Path(root) / META_TABLE
-    with _as_text(path):
-        rows = read_csv(path, META_COLUMNS, delimiter="\t")
+    rows = read_csv(path, META_COLUMNS, delimiter="\t")
     pairs = dict.fromkeys((str(root / row["filename"]), str(root / row["positive_pair"])) for row in rows)
     others = (str(root / row["negative_pair"]) for row in rows if row.get("negative_pair"))
     items = dict.fromkeys([item for _, item in pairs])
@@ -190,8 +188,7 @@ def restrict(collection, table):
         DataMissing: none of them is in the collection.
         TableError: the list cannot be used.
     """
-    with _as_text(table):
-        names = {os.path.basename(row["filename"]) for row in read_csv(table, ("filename",), delimiter="\t")}
+    names = {os.path.basename(row["filename"]) for row in read_csv(table, ("filename",), delimiter="\t")}
     chosen = np.array([os.path.basename(path) in names for path in collection.queries], bool)
     if not chosen.any():
         raise DataMissing(
@@ -209,22 +206,12 @@ def _collection(root, items, classes, queries, pairs):
     return Collection(Path(root), items, None if classes is None else tuple(classes), queries, numbers)
 
 
-@contextmanager
-def _as_text(table):
-    """Raises TableError where the table that is read has bytes of another encoding."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise TableError(f"{table}: byte {byte:#04x} is no UTF-8, expected a table in that encoding") from None
-
-
 def _by_key(root, folder, table):
     """{path: key} of the names in a table without header, each once."""
     if not table.is_file():
         raise DataMissing(f"no file {table}")
     keys, repeated = {}, []
-    with _as_text(table), open(table, newline="", encoding="utf-8-sig") as file:
+    with table_text(table, "utf-8-sig") as file:
         for line, row in enumerate(csv.reader(file), start=1):
             name = ",".join(row).strip()
             number, underscore, key = name.partition("_")
@@ -253,7 +240,7 @@ def _category(key):
 
 def _dev_rows(path):
     """(place, row) of the table; its header is in the second line, or in the first if somebody removed that."""
-    with _as_text(path), open(path, newline="", encoding="utf-8-sig") as file:
+    with table_text(path, "utf-8-sig") as file:
         lines = [[field.strip() for field in row] for row in csv.reader(file)]
     missing = [[column for column in DEV_COLUMNS if column not in line] for line in lines[:2]] or [DEV_COLUMNS]
     if all(missing):

@@ -125,7 +125,7 @@ def test_tables_in_another_encoding(tmp_path, encoding):
     meta.write_text("filename\tpositive_pair\nq.wav\tgr\u00fcn.wav\n", encoding="utf-8")
     for table in (dev, sketch / "vocal_imitation_file_names.csv", meta):
         table.write_text(table.read_text(encoding="utf-8"), encoding=encoding)
-        with pytest.raises(TableError, match=r"byte 0xf[fc] is no UTF-8, expected a table in that") as error:
+        with pytest.raises(TableError, match=r"byte 0xf[fc] is not UTF-8, expected a table of that") as error:
             read_collection(table.parent)
         assert str(error.value).startswith(f"{table}: ")
 
