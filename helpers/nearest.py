@@ -21,6 +21,7 @@ RECALL, TRIED, TOP = 0.95, 200, 10  # effort is raised until recall@10 of so man
 
 def faiss_module():
     """The package faiss, or None where it is not installed."""
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every build that it tries in vain
     try:
         return importlib.import_module("faiss")
     except ImportError:
